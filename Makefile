@@ -1,0 +1,54 @@
+# Targets for people. `make demo` and `make test` set up what they need; see README.md.
+
+SHELL       := /bin/bash
+GO          ?= go
+export CGO_ENABLED ?= 0
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+BIN         := bin
+# The race detector needs cgo, for the test binaries only; what ships stays static.
+RACE_GO     := CGO_ENABLED=1 $(GO)
+TEST_FLAGS  ?= -race -timeout 20m
+FUZZ_TIME   ?= 3s
+
+.PHONY: build demo demo-clean test unit e2e fuzz lint fmt generate bench setup clean
+
+build: ## build the three programs into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+setup: ## install what the tests and the demo use (as root), or say what is missing
+	@scripts/setup
+
+demo: setup build ## run Core's simulator, gateway and server; Ctrl-C stops it
+	@$(BIN)/ucloud-dev demo $(DEMO_FLAGS)
+
+demo-clean: build ## remove what the demo created
+	@$(BIN)/ucloud-dev demo-clean
+
+test: setup build unit e2e fuzz ## everything
+
+unit:
+	$(RACE_GO) test $(TEST_FLAGS) ./internal/... ./cmd/...
+
+e2e: build
+	$(RACE_GO) test -count=1 -timeout 30m -tags e2e ./test/...
+
+fuzz: ## run each fuzz target for FUZZ_TIME
+	@scripts/fuzz $(FUZZ_TIME)
+
+lint: ## vet, staticcheck, gofumpt, generated files
+	$(GO) vet ./...
+	$(GO) vet -tags e2e ./test/...
+	$(GO) tool staticcheck -tags e2e ./...
+	@out=$$($(GO) tool gofumpt -l cmd internal test); if [ -n "$$out" ]; then echo "not gofumpt clean:"; echo "$$out"; exit 1; fi
+	$(GO) mod verify
+	@scripts/check-tree
+
+fmt:
+	$(GO) tool gofumpt -w cmd internal test
+
+bench: setup build ## print measured figures beside the targets of docs/benchmarks.md
+	@scripts/bench
+
+clean:
+	rm -rf $(BIN)

@@ -1,0 +1,400 @@
+package devcore
+
+import (
+	"errors"
+	"io/fs"
+	"net/http"
+	"path"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/providerapi"
+)
+
+// Handler serves everything: the provider's side, the end user's side, and, under /api/dev, the development calls.
+// console holds the files of the web console; nil leaves it out.
+func (c *Core) Handler(console fs.FS) http.Handler {
+	mux := http.NewServeMux()
+	// Calls of the provider.
+	mux.HandleFunc("POST /auth/providers/refresh", c.serveRefresh)
+	mux.HandleFunc("GET /api/accounting/notifications", c.serveEvents)
+	mux.HandleFunc("POST /api/products/v2", c.control(c.serveCreateProducts))
+	mux.HandleFunc("GET /api/products/v2/browse", c.serveBrowseProducts)
+	mux.HandleFunc("POST /api/providers/integration/control/approveConnection", c.control(c.serveApprove))
+	mux.HandleFunc("POST /api/providers/integration/control/clearConnection", c.control(c.serveClear))
+	mux.HandleFunc("POST /api/providers/resources/checkExistence", c.control(c.serveCheckExistence))
+	mux.HandleFunc("GET /api/projects/v2/retrieveMetadata", c.control(c.serveProjectMetadata))
+	mux.HandleFunc("POST /api/files/collections/control/register", c.control(c.serveRegisterDrives))
+	mux.HandleFunc("GET /api/files/collections/control/browse", c.control(c.serveBrowseDrives))
+	mux.HandleFunc("GET /api/files/collections/control/retrieve", c.control(c.serveRetrieveDrive))
+	// Calls of end users.
+	mux.HandleFunc("POST /auth/loginServer", c.serveLogin)
+	mux.HandleFunc("GET /api/providers/integration/browse", c.endUser(c.serveConnections))
+	mux.HandleFunc("POST /api/providers/integration/connect", c.endUser(c.serveConnect))
+	mux.HandleFunc("POST /api/providers/integration/clearConnection", c.endUser(c.serveDisconnect))
+	mux.HandleFunc("GET /api/files/collections/browse", c.endUser(c.serveUserDrives))
+	mux.HandleFunc("GET /api/files/browse", c.endUser(c.serveBrowseFiles))
+	mux.HandleFunc("GET /api/files/retrieve", c.endUser(c.serveRetrieveFile))
+	mux.HandleFunc("POST /api/files/folder", c.endUser(c.serveCreateFolder))
+	// Development only.
+	mux.HandleFunc("GET /api/dev/state", c.serveState)
+	mux.HandleFunc("POST /api/dev/allocate", c.serveAllocate)
+	mux.HandleFunc("GET /api/dev/violations", func(w http.ResponseWriter, _ *http.Request) { respond(w, 200, c.Violations()) })
+	if console != nil {
+		mux.Handle("GET /", secure(http.FileServerFS(console)))
+	}
+	return mux
+}
+
+// secure sets the headers that keep the console from being framed or from running anything but its own files.
+func secure(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Referrer-Policy", "no-referrer")
+		w.Header().Set("Cache-Control", "no-cache")
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (c *Core) serveLogin(w http.ResponseWriter, r *http.Request) {
+	req, ok := decode[struct {
+		Username ident.UCloudUser `json:"username"`
+	}](w, r)
+	if !ok {
+		return
+	}
+	token := c.Login(req.Username)
+	if token == "" {
+		errorBody(w, http.StatusUnauthorized, "Incorrect username or password")
+		return
+	}
+	respond(w, http.StatusOK, map[string]any{
+		"username": req.Username, "refreshToken": "", "accessToken": token, "csrfToken": "",
+		"expiresAt": time.Now().Add(24 * time.Hour).UnixMilli(),
+	})
+}
+
+// Login gives an access token for an end user, empty if there is no such user.
+func (c *Core) Login(name ident.UCloudUser) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.users[name] == nil {
+		return ""
+	}
+	token := "dev-" + randomHex(16)
+	c.logins[token] = name
+	return token
+}
+
+func (c *Core) endUser(h func(w http.ResponseWriter, r *http.Request, who ident.UCloudUser)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		who := c.logins[bearer(r)]
+		c.mu.Unlock()
+		if who == "" {
+			errorBody(w, http.StatusForbidden, "Forbidden")
+			return
+		}
+		h(w, r, who)
+	}
+}
+
+// fail passes an error of the provider on to the end user: status, why and errorCode.
+func fail(w http.ResponseWriter, err error) {
+	if e, ok := errors.AsType[*CallError](err); ok {
+		respond(w, e.StatusCode, e)
+		return
+	}
+	errorBody(w, http.StatusInternalServerError, "Internal error")
+}
+
+// hasAllocationFor tells whether the user or one of the user's projects has an allocation: the provider is listed
+// only then (contract 03 section 2.3).
+func (c *Core) hasAllocationFor(who ident.UCloudUser) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key := range c.wallets {
+		if key.owner.User == who || c.isMemberLocked(key.owner.Project, who) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Core) isMemberLocked(id ident.ProjectID, who ident.UCloudUser) bool {
+	p := c.projects[id]
+	if p == nil {
+		return false
+	}
+	for _, m := range p.doc.Status.Members {
+		if m.Username == who {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Core) serveConnections(w http.ResponseWriter, _ *http.Request, who ident.UCloudUser) {
+	type entry struct {
+		Provider               string `json:"provider"`
+		Connected              bool   `json:"connected"`
+		ProviderTitle          string `json:"providerTitle"`
+		RequiresMessageSigning bool   `json:"requiresMessageSigning"`
+		UnmanagedConnection    bool   `json:"unmanagedConnection"`
+	}
+	page := providerapi.Page[entry]{ItemsPerPage: 1}
+	if c.hasAllocationFor(who) {
+		page.Items = append(page.Items, entry{Provider: c.opt.Provider, Connected: c.Connected(who), ProviderTitle: c.opt.Provider})
+	}
+	respond(w, http.StatusOK, page)
+}
+
+func (c *Core) serveConnect(w http.ResponseWriter, r *http.Request, who ident.UCloudUser) {
+	switch {
+	case !c.hasAllocationFor(who):
+		errorBody(w, http.StatusForbidden, "You have no allocation at this provider")
+		return
+	case c.Connected(who):
+		errorBody(w, http.StatusForbidden, "You are already connected to this provider")
+		return
+	}
+	var res providerapi.ConnectResponse
+	err := c.Call(r.Context(), "", http.MethodPost, "/ucloud/"+c.opt.Provider+"/integration/connect",
+		providerapi.FindByUser{Username: who}, &res)
+	if err != nil {
+		errorBody(w, http.StatusBadGateway, "Could not contact provider: "+err.Error())
+		return
+	}
+	respond(w, http.StatusOK, res)
+}
+
+func (c *Core) serveDisconnect(w http.ResponseWriter, r *http.Request, who ident.UCloudUser) {
+	c.mu.Lock()
+	was := c.users[who].connected
+	c.users[who].connected = false
+	c.mu.Unlock()
+	err := c.Call(r.Context(), "", http.MethodPost, "/ucloud/"+c.opt.Provider+"/integration/unlinked",
+		providerapi.FindByUser{Username: who}, nil)
+	if err != nil {
+		// Core puts the connection back on any error (contract 03 section 2.4).
+		c.mu.Lock()
+		c.users[who].connected = was
+		c.mu.Unlock()
+		fail(w, err)
+		return
+	}
+	respond(w, http.StatusOK, providerapi.Empty{})
+}
+
+// userView is a drive as an end user sees it; nil if the user has no permission on it.
+func (c *Core) userViewLocked(d *providerapi.Drive, who ident.UCloudUser) *providerapi.Drive {
+	v := *d
+	perms := &providerapi.Permissions{Others: d.Permissions.Others}
+	switch owner := d.Owner.Workspace(); {
+	case !owner.IsProject() && owner.User == who:
+		perms.Myself = providerapi.List[providerapi.Permission]{providerapi.PermissionAdmin, providerapi.PermissionRead, providerapi.PermissionEdit}
+	case owner.IsProject() && c.isMemberLocked(owner.Project, who):
+		for _, e := range d.Permissions.Others {
+			perms.Myself = append(perms.Myself, e.Permissions...)
+		}
+	}
+	if len(perms.Myself) == 0 {
+		return nil
+	}
+	v.Permissions = perms
+	return &v
+}
+
+func (c *Core) serveUserDrives(w http.ResponseWriter, _ *http.Request, who ident.UCloudUser) {
+	page := providerapi.Page[providerapi.Drive]{ItemsPerPage: 250}
+	c.mu.Lock()
+	for _, d := range c.drives {
+		if v := c.userViewLocked(d, who); v != nil {
+			page.Items = append(page.Items, *v)
+		}
+	}
+	c.mu.Unlock()
+	sort.Slice(page.Items, func(i, j int) bool { return page.Items[i].ID < page.Items[j].ID })
+	respond(w, http.StatusOK, page)
+}
+
+// driveFor finds the drive of a path as Core does: by the first component of the cleaned path. The path itself is
+// forwarded as the user sent it.
+func (c *Core) driveFor(w http.ResponseWriter, p string, who ident.UCloudUser, need providerapi.Permission) *providerapi.Drive {
+	id, _, _ := strings.Cut(strings.TrimPrefix(path.Clean("/"+p), "/"), "/")
+	c.mu.Lock()
+	var v *providerapi.Drive
+	if d := c.drives[ident.DriveID(id)]; d != nil {
+		v = c.userViewLocked(d, who)
+	}
+	c.mu.Unlock()
+	if v == nil || !v.May(need) {
+		errorBody(w, http.StatusNotFound, "Not found")
+		return nil
+	}
+	return v
+}
+
+// fullFlags are the flags as Core sends them: all keys, always.
+type fullFlags struct {
+	IncludeOthers         bool              `json:"includeOthers"`
+	IncludeUpdates        bool              `json:"includeUpdates"`
+	IncludeSupport        bool              `json:"includeSupport"`
+	IncludeProduct        bool              `json:"includeProduct"`
+	FilterLabels          map[string]string `json:"filterLabels"`
+	FilterCreatedBy       *string           `json:"filterCreatedBy"`
+	FilterCreatedAfter    *uint64           `json:"filterCreatedAfter"`
+	FilterCreatedBefore   *uint64           `json:"filterCreatedBefore"`
+	FilterProvider        *string           `json:"filterProvider"`
+	FilterProductID       *string           `json:"filterProductId"`
+	FilterProductCategory *string           `json:"filterProductCategory"`
+	HideProductID         *string           `json:"hideProductId"`
+	HideProductCategory   *string           `json:"hideProductCategory"`
+	HideProvider          *string           `json:"hideProvider"`
+	FilterProviderIDs     *string           `json:"filterProviderIds"`
+	FilterIDs             *string           `json:"filterIds"`
+	SortBy                *string           `json:"sortBy"`
+	SortDirection         *string           `json:"sortDirection"`
+	providerapi.FileFlags
+}
+
+func flagsOf(r *http.Request) fullFlags {
+	q := r.URL.Query()
+	text := func(name string) *string {
+		if v := q.Get(name); v != "" {
+			return &v
+		}
+		return nil
+	}
+	boolean := func(name string) *bool {
+		if v, err := strconv.ParseBool(q.Get(name)); err == nil {
+			return &v
+		}
+		return nil
+	}
+	return fullFlags{
+		FilterLabels: map[string]string{}, SortBy: text("sortBy"), SortDirection: text("sortDirection"),
+		FileFlags: providerapi.FileFlags{
+			IncludePermissions: boolean("includePermissions"), IncludeTimestamps: boolean("includeTimestamps"),
+			IncludeSizes: boolean("includeSizes"), IncludeUnixInfo: boolean("includeUnixInfo"),
+			IncludeMetadata: boolean("includeMetadata"), Path: text("path"), FilterHiddenFiles: boolean("filterHiddenFiles"),
+			FilterByFileExtension: text("filterByFileExtension"),
+		},
+	}
+}
+
+func (c *Core) serveBrowseFiles(w http.ResponseWriter, r *http.Request, who ident.UCloudUser) {
+	q := r.URL.Query()
+	drive := c.driveFor(w, q.Get("path"), who, providerapi.PermissionRead)
+	if drive == nil {
+		return
+	}
+	n, _ := strconv.Atoi(q.Get("itemsPerPage"))
+	flags := flagsOf(r)
+	request := map[string]any{
+		"resolvedCollection": drive,
+		// The capital letter is Core's (contract 00 section 3).
+		"Browse": map[string]any{
+			"flags": flags, "itemsPerPage": n, "next": optional(q.Get("next")),
+			"sortBy": flags.SortBy, "sortDirection": flags.SortDirection,
+		},
+	}
+	var page providerapi.Page[providerapi.File]
+	if err := c.Call(r.Context(), who, http.MethodPost, "/ucloud/"+c.opt.Provider+"/files/browse", request, &page); err != nil {
+		fail(w, err)
+		return
+	}
+	respond(w, http.StatusOK, page)
+}
+
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func (c *Core) serveRetrieveFile(w http.ResponseWriter, r *http.Request, who ident.UCloudUser) {
+	id := r.URL.Query().Get("id")
+	drive := c.driveFor(w, id, who, providerapi.PermissionRead)
+	if drive == nil {
+		return
+	}
+	request := map[string]any{"resolvedCollection": drive, "retrieve": map[string]any{"flags": flagsOf(r), "id": id}}
+	var file providerapi.File
+	if err := c.Call(r.Context(), who, http.MethodPost, "/ucloud/"+c.opt.Provider+"/files/retrieve", request, &file); err != nil {
+		fail(w, err)
+		return
+	}
+	respond(w, http.StatusOK, file)
+}
+
+func (c *Core) serveCreateFolder(w http.ResponseWriter, r *http.Request, who ident.UCloudUser) {
+	type item struct {
+		ID             string                     `json:"id"`
+		ConflictPolicy providerapi.ConflictPolicy `json:"conflictPolicy"`
+	}
+	req, ok := decode[providerapi.BulkRequest[item]](w, r)
+	if !ok {
+		return
+	}
+	var request providerapi.BulkRequest[providerapi.CreateFolder]
+	for _, it := range req.Items {
+		drive := c.driveFor(w, it.ID, who, providerapi.PermissionEdit)
+		if drive == nil {
+			return
+		}
+		request.Items = append(request.Items, providerapi.CreateFolder{ID: it.ID, ConflictPolicy: it.ConflictPolicy, ResolvedCollection: *drive})
+	}
+	var res providerapi.BulkResponse[providerapi.Empty]
+	if err := c.Call(r.Context(), who, http.MethodPost, "/ucloud/"+c.opt.Provider+"/files/folder", request, &res); err != nil {
+		fail(w, err)
+		return
+	}
+	respond(w, http.StatusOK, res)
+}
+
+// serveState tells the console what there is.
+func (c *Core) serveState(w http.ResponseWriter, _ *http.Request) {
+	type userState struct {
+		Name      ident.UCloudUser `json:"name"`
+		Connected bool             `json:"connected"`
+	}
+	c.mu.Lock()
+	users := make([]userState, 0, len(c.users))
+	for _, u := range c.users {
+		users = append(users, userState{u.name, u.connected})
+	}
+	categories := make([]string, 0, len(c.categories))
+	for name := range c.categories {
+		categories = append(categories, name)
+	}
+	polls, sessions, violations := c.support.rounds, len(c.sessions), len(c.violations)
+	c.mu.Unlock()
+	sort.Slice(users, func(i, j int) bool { return users[i].Name < users[j].Name })
+	sort.Strings(categories)
+	respond(w, http.StatusOK, map[string]any{
+		"provider": c.opt.Provider, "providerUrl": c.opt.ProviderURL, "users": users, "categories": categories,
+		"polls": polls, "eventSessions": sessions, "violations": violations,
+	})
+}
+
+func (c *Core) serveAllocate(w http.ResponseWriter, r *http.Request) {
+	req, ok := decode[struct {
+		Owner    providerapi.WalletOwner `json:"owner"`
+		Category string                  `json:"category"`
+		Quota    int64                   `json:"quota"`
+	}](w, r)
+	if !ok {
+		return
+	}
+	if err := c.Allocate(ident.Owner{User: req.Owner.Username, Project: req.Owner.ProjectID}, req.Category, req.Quota); err != nil {
+		errorBody(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	respond(w, http.StatusOK, providerapi.Empty{})
+}

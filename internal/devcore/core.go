@@ -30,6 +30,10 @@ type Options struct {
 	TokenLife    time.Duration     // of access tokens in both directions; 0 means 10 min
 	Transport    http.RoundTripper // to the provider; nil means a transport of its own
 
+	// ConsoleKey is the password of every end user and opens the development calls. Without it any user of the machine
+	// who can reach the port could act as any end user; "" is for tests.
+	ConsoleKey string
+
 	// Key and RefreshToken let a demo keep its credentials over restarts; nil and "" mean new ones.
 	Key          *rsa.PrivateKey
 	RefreshToken string
@@ -171,11 +175,13 @@ func (c *Core) AddUser(name ident.UCloudUser) {
 	}
 }
 
-// AddProject makes a project with the given members, the first of whom is its PI, and announces it to the provider if
-// it has an allocation there.
-func (c *Core) AddProject(title string, members ...ident.UCloudUser) ident.ProjectID {
+// AddProject makes a project with the given members, the first of whom is its PI. An empty id means a random UUID.
+// The provider hears of it with its first allocation.
+func (c *Core) AddProject(id ident.ProjectID, title string, members ...ident.UCloudUser) ident.ProjectID {
 	now := time.Now()
-	id := ident.ProjectID(uuid())
+	if id == "" {
+		id = ident.ProjectID(uuid())
+	}
 	p := providerapi.Project{
 		ID: id, CreatedAt: providerapi.MillisOf(now), ModifiedAt: providerapi.MillisOf(now),
 		Specification: providerapi.ProjectSpecification{Title: title, CanConsumeResources: true},

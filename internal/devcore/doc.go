@@ -8,6 +8,6 @@
 //
 // To keep the simulator from inheriting a bug of the implementation it imports nothing of it but the wire types.
 //
-// What is simplified: one provider, state in memory, passwords are not checked, grants are given by a development
+// What is simplified: one provider, state in memory, one password for everybody, grants are given by a development
 // call. Those calls live under /api/dev and exist in no real Core.
 package devcore

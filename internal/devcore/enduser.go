@@ -1,6 +1,7 @@
 package devcore
 
 import (
+	"crypto/subtle"
 	"errors"
 	"io/fs"
 	"net/http"
@@ -40,9 +41,11 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 	mux.HandleFunc("GET /api/files/retrieve", c.endUser(c.serveRetrieveFile))
 	mux.HandleFunc("POST /api/files/folder", c.endUser(c.serveCreateFolder))
 	// Development only.
-	mux.HandleFunc("GET /api/dev/state", c.serveState)
-	mux.HandleFunc("POST /api/dev/allocate", c.serveAllocate)
-	mux.HandleFunc("GET /api/dev/violations", func(w http.ResponseWriter, _ *http.Request) { respond(w, 200, c.Violations()) })
+	mux.HandleFunc("GET /api/dev/state", c.development(c.serveState))
+	mux.HandleFunc("POST /api/dev/allocate", c.development(c.serveAllocate))
+	mux.HandleFunc("GET /api/dev/violations", c.development(func(w http.ResponseWriter, _ *http.Request) {
+		respond(w, http.StatusOK, c.Violations())
+	}))
 	if console != nil {
 		mux.Handle("GET /", secure(http.FileServerFS(console)))
 	}
@@ -52,7 +55,7 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 // secure sets the headers that keep the console from being framed or from running anything but its own files.
 func secure(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
+		w.Header().Set("Content-Security-Policy", "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Referrer-Policy", "no-referrer")
 		w.Header().Set("Cache-Control", "no-cache")
@@ -60,14 +63,36 @@ func secure(h http.Handler) http.Handler {
 	})
 }
 
+// headerDevKey carries [Options.ConsoleKey] on development calls.
+const headerDevKey = "X-Dev-Key"
+
+func (c *Core) keyMatches(key string) bool {
+	return subtle.ConstantTimeCompare([]byte(key), []byte(c.opt.ConsoleKey)) == 1
+}
+
+// development admits the holder of the console key only: other users of the machine can reach the port too.
+func (c *Core) development(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !c.keyMatches(r.Header.Get(headerDevKey)) {
+			errorBody(w, http.StatusForbidden, "Forbidden")
+			return
+		}
+		h(w, r)
+	}
+}
+
 func (c *Core) serveLogin(w http.ResponseWriter, r *http.Request) {
 	req, ok := decode[struct {
 		Username ident.UCloudUser `json:"username"`
+		Password string           `json:"password"`
 	}](w, r)
 	if !ok {
 		return
 	}
-	token := c.Login(req.Username)
+	token := ""
+	if c.keyMatches(req.Password) {
+		token = c.Login(req.Username)
+	}
 	if token == "" {
 		errorBody(w, http.StatusUnauthorized, "Incorrect username or password")
 		return

@@ -1,0 +1,173 @@
+package usermap
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"ucloud-im/internal/failure"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/store"
+)
+
+// Link is a proof that a UCloud user and a local account belong together.
+type Link struct {
+	User      ident.UCloudUser
+	Local     string     // login name, or a uid if it is a number; from the kernel or from an operator, never from the user
+	Method    string     // how it was proved: "ticket", "operator", …
+	By        string     // who completed it, for the record
+	ExpiresAt *time.Time // nil: the connection does not expire
+
+	// NoApprove makes the mapping active at once, without a word to Core. For a connection that Core already has.
+	NoApprove bool
+	// DryRun has everything checked and nothing written.
+	DryRun bool
+	// Also runs inside the transaction, before the mapping is written; its error undoes everything. A one-time proof is
+	// used up here.
+	Also func(tx *store.Tx, a Account) error
+}
+
+// errDryRun undoes the transaction of a dry run.
+var errDryRun = errors.New("dry run")
+
+// Link stores the mapping as pending together with the delivery that has Core approve it, in one transaction. The
+// result is the mapping as written. It refuses, and leaves everything as it was:
+//
+//   - Forbidden, NotFound: the policy does not allow the account.
+//   - Invalid: Core has never named this user.
+//   - Conflict: the uid belongs to another user, or the user to another uid.
+func (s *Service) Link(ctx context.Context, l Link) (store.Mapping, error) {
+	account, err := s.o.Policy.Check(ctx, l.Local)
+	if err != nil {
+		return store.Mapping{}, err
+	}
+	var m store.Mapping
+	err = s.update(ctx, func(tx *store.Tx) error {
+		// Approving a user whom Core does not know ends the Core process (contract 03 section 2.4).
+		seen, err := tx.UserSeen(l.User)
+		if err != nil {
+			return err
+		}
+		if !seen {
+			return failure.New(failure.Invalid, "UCloud has never named a user %q to this provider. "+
+				"The user must press \"Connect\" in UCloud first, or receive an allocation here", quoted(string(l.User)))
+		}
+		if l.Also != nil {
+			if err := l.Also(tx, account); err != nil {
+				return err
+			}
+		}
+		if m, err = s.write(tx, l, account); err != nil {
+			return err
+		}
+		if l.DryRun {
+			return errDryRun
+		}
+		return nil
+	})
+	if errors.Is(err, errDryRun) {
+		return m, nil
+	}
+	if err != nil {
+		return store.Mapping{}, err
+	}
+	s.log.Info("mapping stored", "user", m.User, "uid", m.UID, "local", m.LocalName, "method", m.Method,
+		"state", string(m.State), "by", m.By)
+	if m.State == store.MappingActive {
+		s.o.OnActive(context.WithoutCancel(ctx), m.User)
+	}
+	return m, nil
+}
+
+// write stores the mapping and its delivery.
+func (s *Service) write(tx *store.Tx, l Link, a Account) (store.Mapping, error) {
+	if other, err := tx.MappingByUID(a.UID); err == nil && other.User != l.User {
+		return other, uidTaken(a, other.User)
+	} else if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return other, err
+	}
+	old, err := tx.MappingByUser(l.User)
+	known := err == nil
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return old, err
+	}
+	if known && old.UID != a.UID {
+		return old, failure.New(failure.Conflict, "UCloud user %q belongs to the local user %s (uid %d), not to %s (uid %d). "+
+			"To change that, an operator first runs: ucloud users remove --purge %q", l.User, old.LocalName, old.UID, a.Name, a.UID, string(l.User))
+	}
+
+	at := s.stamp(old.UpdatedAt)
+	m := store.Mapping{
+		User: l.User, UID: a.UID, LocalName: a.Name, State: store.MappingPending, Method: l.Method,
+		CreatedAt: at, UpdatedAt: at, ExpiresAt: l.ExpiresAt, By: l.By,
+	}
+	if known {
+		m.CreatedAt, m.LastSeenAt = old.CreatedAt, old.LastSeenAt
+	}
+	if l.NoApprove {
+		m.State, m.ApprovedAt = store.MappingActive, &at
+		if err := tx.AddReplayUser(m.User); err != nil {
+			return m, err
+		}
+	}
+	if known {
+		err = tx.UpdateMapping(m)
+	} else {
+		err = tx.InsertMapping(m)
+	}
+	if errors.Is(err, store.ErrConflict) {
+		// The constraint of the database has the last word.
+		return m, failure.Wrap(err, failure.Conflict, "The local user %s (uid %d) or the UCloud user is connected already", a.Name, a.UID)
+	}
+	if err != nil || l.NoApprove {
+		return m, err
+	}
+	return m, s.enqueue(tx, KindApprove, m)
+}
+
+func uidTaken(a Account, by ident.UCloudUser) error {
+	return failure.New(failure.Conflict, "The local user %s (uid %d) is connected to the UCloud user %q. "+
+		"One local user can be connected to one UCloud user only", a.Name, a.UID, by)
+}
+
+// stamp is the time of a change. It grows with every change of a mapping, so that a delivery can tell whether it is
+// about the mapping as it stands.
+func (s *Service) stamp(last time.Time) time.Time {
+	at := s.o.Now().UTC().Truncate(time.Millisecond)
+	if !at.After(last) {
+		at = last.Add(time.Millisecond)
+	}
+	return at
+}
+
+// payload is the content of a delivery. At is the mapping's UpdatedAt in Unix milliseconds when it was queued.
+type payload struct {
+	User ident.UCloudUser `json:"user"`
+	At   int64            `json:"at"`
+}
+
+// Kinds of deliveries to Core.
+const (
+	KindApprove = "connection.approve" // the pair clearConnection, approveConnection
+	KindClear   = "connection.clear"
+)
+
+// deliveryKey keeps the deliveries of one user in order.
+func deliveryKey(user ident.UCloudUser) string { return "connection/" + string(user) }
+
+func (s *Service) enqueue(tx *store.Tx, kind string, m store.Mapping) error {
+	return s.enqueueAfter(tx, kind, m, 0)
+}
+
+func (s *Service) enqueueAfter(tx *store.Tx, kind string, m store.Mapping, wait time.Duration) error {
+	p, err := json.Marshal(payload{User: m.User, At: m.UpdatedAt.UnixMilli()})
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Enqueue(kind, deliveryKey(m.User), p, s.o.Now().Add(wait)); err != nil {
+		return fmt.Errorf("queue %s: %w", kind, err)
+	}
+	return nil
+}

@@ -1,0 +1,6 @@
+package config
+
+import "reflect"
+
+func typeName(t reflect.Type, k *keyInfo) string { return t.String() }
+func keyElsewhere(string) string                 { return "" }

@@ -79,10 +79,11 @@ func (tx *Tx) OutboxHeads(now time.Time, limit int) ([]OutboxEntry, error) {
 		`SELECT `+outboxColumns+` FROM outbox WHERE head = 1 AND next_at <= ? ORDER BY next_at, id LIMIT ?`, toMS(now), limit)
 }
 
-// OutboxNextDue is when the next entry may be delivered, which may lie in the past. false: nothing waits for a time.
-func (tx *Tx) OutboxNextDue() (time.Time, bool, error) {
+// OutboxNextDue is the earliest time later than after at which an entry may be delivered. false: nothing waits for such
+// a time.
+func (tx *Tx) OutboxNextDue(after time.Time) (time.Time, bool, error) {
 	ms, err := one(tx, value[sql.NullInt64], "find next delivery",
-		`SELECT min(next_at) FROM outbox WHERE head = 1 AND next_at IS NOT NULL`)
+		`SELECT min(next_at) FROM outbox WHERE head = 1 AND next_at > ?`, toMS(after))
 	if err != nil || !ms.Valid {
 		return time.Time{}, false, err
 	}

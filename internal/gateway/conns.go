@@ -1,0 +1,181 @@
+package gateway
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// coreMemory is how long an address from which Core has called is exempt from the limit of connections.
+const coreMemory = 15 * time.Minute
+
+// connections counts the client connections, in all and by address. Core is exempt from the limit by address: a
+// connection on which a verified Core token was seen is not counted, and neither are new ones from its address for a
+// while, since a connection has to be accepted before its first request can be seen (contract 00 point 9.17).
+type connections struct {
+	limit   func() (perIP int, trusted []netip.Prefix)
+	refused func() // counts refusals for the metrics
+
+	mu    sync.Mutex
+	open  map[*trackedConn]struct{}
+	byIP  map[netip.Addr]int
+	core  map[netip.Addr]time.Time // when Core was seen last
+	empty chan struct{}            // closed when no connection is open; made by wait
+}
+
+func newConnections(limit func() (int, []netip.Prefix)) *connections {
+	return &connections{
+		limit: limit, refused: func() {},
+		open: make(map[*trackedConn]struct{}), byIP: make(map[netip.Addr]int), core: make(map[netip.Addr]time.Time),
+	}
+}
+
+// trackedConn is one client connection.
+type trackedConn struct {
+	net.Conn
+	all     *connections
+	ip      netip.Addr  // invalid for Unix sockets
+	counted bool        // in byIP; guarded by connections.mu
+	core    atomic.Bool // a verified Core token was seen
+	active  atomic.Int64
+	once    sync.Once
+}
+
+// Close implements [net.Conn].
+func (c *trackedConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { c.all.remove(c) })
+	return err
+}
+
+// CloseWrite lets net/http finish a connection whose client is still sending without a reset.
+func (c *trackedConn) CloseWrite() error {
+	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return nil
+}
+
+// sawCore exempts the connection and its address from the limits for unknown clients.
+func (c *trackedConn) sawCore(now time.Time) {
+	if c.core.Load() {
+		return
+	}
+	c.core.Store(true)
+	a := c.all
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.uncountLocked(c)
+	if c.ip.IsValid() {
+		for ip, seen := range a.core { // few: the addresses of Core's processes
+			if now.Sub(seen) > coreMemory {
+				delete(a.core, ip)
+			}
+		}
+		a.core[c.ip] = now
+	}
+}
+
+// add registers a connection, or says that the address has too many.
+func (a *connections) add(nc net.Conn, now time.Time) (*trackedConn, bool) {
+	c := &trackedConn{Conn: nc, all: a, ip: addrOf(nc.RemoteAddr())}
+	limit, trusted := a.limit()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if limit > 0 && c.ip.IsValid() && !containsAddr(trusted, c.ip) && now.Sub(a.core[c.ip]) > coreMemory {
+		if a.byIP[c.ip] >= limit {
+			return nil, false
+		}
+		a.byIP[c.ip]++
+		c.counted = true
+	}
+	a.open[c] = struct{}{}
+	return c, true
+}
+
+func (a *connections) remove(c *trackedConn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.uncountLocked(c)
+	delete(a.open, c)
+	if len(a.open) == 0 && a.empty != nil {
+		close(a.empty)
+		a.empty = nil
+	}
+}
+
+func (a *connections) uncountLocked(c *trackedConn) {
+	if !c.counted {
+		return
+	}
+	c.counted = false
+	if a.byIP[c.ip]--; a.byIP[c.ip] <= 0 {
+		delete(a.byIP, c.ip)
+	}
+}
+
+func (a *connections) len() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.open)
+}
+
+// wait returns when no client connection is open any more, or with an error when ctx ends.
+func (a *connections) wait(ctx context.Context) error {
+	a.mu.Lock()
+	if len(a.open) == 0 {
+		a.mu.Unlock()
+		return nil
+	}
+	if a.empty == nil {
+		a.empty = make(chan struct{})
+	}
+	empty := a.empty
+	a.mu.Unlock()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// listener wraps the connections of a listener.
+type listener struct {
+	net.Listener
+	all *connections
+}
+
+// Accept implements [net.Listener]. Connections over the limit are closed at once: an answer would cost a read.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		nc, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if c, ok := l.all.add(nc, time.Now()); ok {
+			return c, nil
+		}
+		l.all.refused()
+		nc.Close()
+	}
+}
+
+func addrOf(a net.Addr) netip.Addr {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+func containsAddr(prefixes []netip.Prefix, a netip.Addr) bool {
+	for _, p := range prefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

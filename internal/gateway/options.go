@@ -1,0 +1,117 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"ucloud-im/internal/auth"
+	"ucloud-im/internal/ident"
+)
+
+// Control is what the gateway asks IM/Server. Implementations must be safe for concurrent use.
+type Control interface {
+	// Wake asks for the user's instance and returns when it is ready, was refused or ctx has ended. A refusal is a nil
+	// route with a sentence for the end user in why. An error means that the question could not be asked.
+	Wake(ctx context.Context, user ident.UCloudUser) (route *Route, why string, err error)
+	// TokenOpen tells whether the one-time token with this SHA-256 is open for exactly this user.
+	TokenOpen(ctx context.Context, user ident.UCloudUser, hash [32]byte) (bool, error)
+}
+
+// Options are the fixed parts of a [Gateway].
+type Options struct {
+	// VerifyCore checks the Authorization header of a request that has one, as [auth.Verifier.VerifyCore] does.
+	VerifyCore func(http.Header) (auth.Principal, error)
+	Control    Control
+	Routes     *Table
+	// DialServer opens a connection to IM/Server, usually to its Unix socket.
+	DialServer func(ctx context.Context) (net.Conn, error)
+	// CheckListener tells whether the socket that listens on 127.0.0.1:port belongs to the service account. It is asked
+	// once for each new connection to an instance, after connecting and before anything is sent: a local user who took
+	// the port of a dead instance receives nothing. Nil allows every listener; only tests may do that.
+	CheckListener func(port int) error
+	Log           *slog.Logger
+	// AccessLog receives one record for each request while [Settings.AccessLog] is set. Nil means Log.
+	AccessLog *slog.Logger
+	// Registry receives the metrics; nil means that nobody looks at them.
+	Registry prometheus.Registerer
+}
+
+// Settings are the parts that can be changed at run time with [Gateway.Reconfigure].
+type Settings struct {
+	Provider string // provider.id
+	// Hosts are the names and addresses, without port, under which clients know this gateway (provider.hosts.selfPublic
+	// and provider.hosts.self). Requests for other hosts are refused.
+	Hosts []string
+	// LoopbackHosts also allows localhost and loopback addresses as host (development.enabled).
+	LoopbackHosts bool
+	// TrustedProxies are the peers whose forwarding headers are believed (gateway.trustedProxies).
+	TrustedProxies []netip.Prefix
+	AccessLog      bool // gateway.accessLog.enabled
+	Hold           Hold
+	Limits         Limits
+}
+
+// Hold bounds the requests that wait for an instance, a token check or IM/Server (gateway.hold).
+type Hold struct {
+	Disabled bool
+	Timeout  time.Duration // from the arrival of the request; 0 means 4 s
+	Max      int           // in the whole gateway; 0 means 1000
+}
+
+// Limits against slow and greedy clients. Zero fields mean the documented default. Requests with a verified Core token
+// are exempt from all limits per address and per connection (contract 00 point 9.17).
+type Limits struct {
+	MaxHeaderBytes      int           // gateway.limits.maxHeaderBytes, 64 KiB; read when the gateway starts
+	HeaderTimeout       time.Duration // gateway.limits.headerTimeout, 10 s; read when the gateway starts
+	IdleTimeout         time.Duration // gateway.limits.idleTimeout, 5 min; of client connections; read at the start
+	MaxConnectionsPerIP int           // gateway.limits.maxConnectionsPerIp, 0 = no limit
+
+	// StallTimeout is how long a client may neither send a kibibyte of its body nor take any of the answer; 30 s.
+	StallTimeout time.Duration
+	// MaxServerBody is the largest body for IM/Server in bytes; 1 MiB. Such bodies are buffered, so that the request can
+	// be repeated. Bodies for instances are streamed and not limited here.
+	MaxServerBody int64
+	// MaxStreams is the number of concurrent requests on one HTTP/2 connection on which no Core token was seen; 100.
+	// Others may have MaxCoreStreams, 2000, since Core sends the calls of all users over one connection.
+	MaxStreams, MaxCoreStreams int
+	// MaxBrowserRequests is the number of concurrent requests without a Core token for one user, upgrades included; 64.
+	MaxBrowserRequests int
+	// MaxUpgrades is the number of upgraded connections for one user; 128.
+	MaxUpgrades int
+	// AnswerTimeout is how long an instance or IM/Server may take until the head of its answer; 2 min.
+	AnswerTimeout time.Duration
+	// TokenChecksPerSecond bounds the questions about one-time tokens that anybody can cause; 200, bursts of twice as many.
+	TokenChecksPerSecond float64
+}
+
+// withDefaults replaces zero fields by their defaults.
+func (s Settings) withDefaults() Settings {
+	setDefault(&s.Hold.Timeout, 4*time.Second)
+	setDefault(&s.Hold.Max, 1000)
+	l := &s.Limits
+	setDefault(&l.MaxHeaderBytes, 64<<10)
+	setDefault(&l.HeaderTimeout, 10*time.Second)
+	setDefault(&l.IdleTimeout, 5*time.Minute)
+	setDefault(&l.StallTimeout, 30*time.Second)
+	setDefault(&l.MaxServerBody, 1<<20)
+	setDefault(&l.MaxStreams, 100)
+	setDefault(&l.MaxCoreStreams, 2000)
+	setDefault(&l.MaxBrowserRequests, 64)
+	setDefault(&l.MaxUpgrades, 128)
+	setDefault(&l.AnswerTimeout, 2*time.Minute)
+	setDefault(&l.TokenChecksPerSecond, 200)
+	return s
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}

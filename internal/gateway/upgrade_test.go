@@ -1,0 +1,3 @@
+package gateway
+
+func upgradeChild() bool { return false }

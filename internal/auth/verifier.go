@@ -176,7 +176,7 @@ func bearer(h http.Header) (string, error) {
 	}
 	scheme, token, found := strings.Cut(values[0], " ")
 	token = strings.TrimLeft(token, " ")
-	if !found || !strings.EqualFold(scheme, "Bearer") || token == "" || !isToken68(token) {
+	if !found || !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return "", errors.New("the Authorization header holds no bearer token")
 	}
 	return token, nil
@@ -203,6 +203,9 @@ type claims struct {
 // verify checks the signature, then what was signed. Algorithm and keys are ours: "alg" in the token must name the one
 // algorithm there is, and "kid", "jwk", "jku", "x5c" and "x5u" are not looked at.
 func (v *Verifier) verify(s *state, token string) (Principal, error) {
+	if !isToken68(token) {
+		return Principal{}, errors.New("the Authorization header holds no bearer token")
+	}
 	var c claims
 	parsed, err := v.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return s.keys, nil })
 	if err != nil {

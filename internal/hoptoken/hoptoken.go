@@ -26,6 +26,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"ucloud-im/internal/failure"
@@ -153,7 +154,7 @@ func (v Verifier) Verify(token, method, path string) (Claims, error) {
 	}
 	var room [maxSize]byte
 	n, err := base64.RawURLEncoding.Strict().Decode(room[:], []byte(token))
-	if err != nil {
+	if err != nil || strings.ContainsAny(token, "\r\n") { // the decoder skips line breaks
 		return Claims{}, refuse(ErrMalformed, "it is not base64")
 	}
 	raw := room[:n]

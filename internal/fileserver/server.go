@@ -1,0 +1,116 @@
+// Package fileserver answers Core's file calls over HTTP in a user's instance: it checks who calls, decodes, asks
+// package files, and encodes.
+//
+// # Trust
+//
+// Any local user can connect to the port of an instance and send anything. A request is served only with a hop token
+// that the gateway made for this route, this user and this request (package hoptoken); only then are its headers and body
+// read. Each route names the class of caller that it accepts, and a route that names none makes [New] panic: an open
+// route cannot come into being by forgetting something. TestEveryRouteIsGuarded proves it for all routes.
+//
+// The body is what Core sends. It is bounded in size, and every path in it is checked by package drives.
+package fileserver
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"ucloud-im/internal/failure"
+	"ucloud-im/internal/files"
+	"ucloud-im/internal/hoptoken"
+	"ucloud-im/internal/httpx"
+	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/providerapi"
+)
+
+// Options are what the handlers need. All of it is required, except Now and Routes.
+type Options struct {
+	Provider string         // this provider's id, as it stands in paths
+	Start    ipcapi.Start   // whom the instance serves, and the key of its route
+	Files    *files.Service // does the work
+	Log      *slog.Logger
+	Now      func() time.Time // nil: time.Now
+	Routes   []Route          // further calls, behind the same checks
+}
+
+// Limits of request bodies in bytes. A drive with everything that Core knows about its product takes 3 KiB, and a bulk
+// request repeats it for each item.
+const (
+	oneBody  = 256 << 10
+	bulkBody = 8 << 20
+)
+
+// New makes the handler of an instance for POST /ucloud/{provider}/files/… (contract 10 section 13). Everything else is
+// 404. It panics if the start-up document has no key, or a route is not fully declared: both are bugs.
+func New(o Options) http.Handler {
+	s := &server{files: o.Files}
+	routes := append([]Route{
+		{Method: http.MethodPost, Path: "files/browse", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.browse},
+		{Method: http.MethodPost, Path: "files/retrieve", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.retrieve},
+		{Method: http.MethodPost, Path: "files/folder", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: s.folder},
+	}, o.Routes...)
+	return newGuard(o, routes)
+}
+
+type server struct{ files *files.Service }
+
+func (s *server) browse(w http.ResponseWriter, c *Call) error {
+	var req providerapi.FilesBrowse
+	if err := c.Decode(w, &req); err != nil {
+		return err
+	}
+	page, err := s.files.Browse(c.Context(), &req)
+	if err != nil {
+		return err
+	}
+	c.writeBody(w, appendPage(make([]byte, 0, 512+400*len(page.Items)), &page))
+	return nil
+}
+
+func (s *server) retrieve(w http.ResponseWriter, c *Call) error {
+	var req providerapi.FilesRetrieve
+	if err := c.Decode(w, &req); err != nil {
+		return err
+	}
+	file, err := s.files.Retrieve(c.Context(), &req)
+	if err != nil {
+		return err
+	}
+	c.writeBody(w, appendFile(nil, &file))
+	return nil
+}
+
+func (s *server) folder(w http.ResponseWriter, c *Call) error {
+	var req providerapi.BulkRequest[providerapi.CreateFolder]
+	if err := c.Decode(w, &req); err != nil {
+		return err
+	}
+	// A client that hangs up does not stop a bulk request half-way.
+	if err := s.files.CreateFolders(context.WithoutCancel(c.Context()), req.Items); err != nil {
+		return err
+	}
+	return c.Write(w, providerapi.BulkResponse[providerapi.Empty]{Responses: make([]providerapi.Empty, len(req.Items))})
+}
+
+// Decode reads the JSON body of the request, at most [Route.MaxBody] bytes.
+func (c *Call) Decode(w http.ResponseWriter, v any) error {
+	return httpx.DecodeJSON(w, c.Request, c.route.MaxBody, v)
+}
+
+// Write answers with a JSON document.
+func (c *Call) Write(w http.ResponseWriter, v any) error {
+	httpx.WriteJSON(w, c.Request, http.StatusOK, v)
+	return nil
+}
+
+// writeBody answers with a JSON document that has been encoded already.
+func (c *Call) writeBody(w http.ResponseWriter, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	httpx.WriteBody(w, c.Request, http.StatusOK, body)
+}
+
+var errNoRoute = failure.New(failure.NotFound, "This provider does not know the call")

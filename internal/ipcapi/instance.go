@@ -34,13 +34,15 @@ type Hello struct {
 
 // Kinds of [InstanceItem].
 const (
-	ItemStart   = "start"   // Start is set; descriptor 0 is the listener
+	ItemStart   = "start"   // Start is set; descriptor 0 is the listener, 1 (after a detach) a new standard error
 	ItemDetach  = "detach"  // run again in a session of your own: sudo stayed in between
 	ItemAdopted = "adopted" // resume accepted; descriptor 0, if any, is a new standard error
 	ItemKill    = "kill"    // descriptor 0 is a pidfd of this uid: send SIGKILL to it and exit
 	ItemDrain   = "drain"   // accept nothing new, finish what is under way, exit
 	ItemStop    = "stop"    // end now; Reason says why
 	ItemStats   = "stats"   // call InstanceStats once
+	ItemQuiet   = "quiet"   // call InstanceIdle as soon as no request is under way, without waiting for the idle timeout
+	ItemAccount = "account" // look at the own account again and call InstanceReady with the result
 	ItemConfig  = "config"  // Start is set: settings that may change at run time have changed
 )
 
@@ -74,6 +76,10 @@ type Start struct {
 	Tasks       int   `json:"tasks"`
 	OpenFiles   int   `json:"openFiles"`
 
+	// CheckAccount asks the instance whether its own account has expired, because the server may not read the shadow
+	// database. The result comes with [Ready].
+	CheckAccount bool `json:"checkAccount,omitempty"`
+
 	LogLevel string        `json:"logLevel"`
 	Files    FilesSettings `json:"files"`
 }
@@ -87,9 +93,11 @@ type FilesSettings struct {
 	Unmanaged        bool   `json:"unmanaged"`
 }
 
-// Ready tells that the instance accepts requests.
+// Ready tells that the instance accepts requests. With Account set it does not, and ends: it is why the account may
+// not be used, as the account itself sees it.
 type Ready struct {
-	Route uint64 `json:"route"`
+	Route   uint64 `json:"route"`
+	Account string `json:"account,omitempty"`
 }
 
 // Idle asks whether the instance may end: it has had no request for the idle timeout. Requests is the number it has

@@ -14,6 +14,7 @@ import (
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/outbox"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/providerapi/apischema"
 	"ucloud-im/internal/store"
@@ -194,21 +195,19 @@ func (w *world) complete(t *testing.T, tk ticket.Ticket, user ident.UCloudUser) 
 	}
 }
 
+// deliver lets the outbox work until the user is connected.
 func (w *world) deliver(t *testing.T) {
 	t.Helper()
-	var due []store.OutboxEntry
-	if err := w.store.View(t.Context(), func(tx *store.Tx) (err error) {
-		due, err = tx.OutboxAll()
-		return err
-	}); err != nil {
+	b := outbox.New(w.store, outbox.Options{})
+	w.users.Register(b)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = b.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	patience, done := context.WithTimeout(ctx, testkit.Patience)
+	defer done()
+	if err := w.users.WaitActive(patience, alice); err != nil {
 		t.Fatal(err)
-	}
-	for _, e := range due {
-		if err := w.users.Deliver(t.Context(), e); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.store.Update(t.Context(), func(tx *store.Tx) error { return tx.OutboxDone(e.ID) }); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"ucloud-im/internal/coreapi"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/outbox"
 	"ucloud-im/internal/store"
 )
 
@@ -16,83 +18,85 @@ import (
 // about 20 s to do so (recording 05 section 5), and must not meet the second one while it tries.
 const (
 	noAnswerWait    = 30 * time.Second
-	noAnswerMaxWait = 30 * time.Minute
+	noAnswerMaxWait = 10 * time.Minute
 )
 
-// RetryError tells the outbox to repeat a delivery, not before After from now. With zero the outbox's own back-off
-// decides.
-type RetryError struct {
-	After time.Duration
-	Cause error
+var errCutShort = errors.New("the process ended while an approval was under way")
+
+// Register tells the outbox how the deliveries of this package are made. The approval is a guarded kind: the outbox
+// notes each attempt before it begins, so that this process may die at any point without the next one sending another
+// approval too soon.
+func (s *Service) Register(b *outbox.Outbox) {
+	b.RegisterGuarded(KindApprove, s.deliverApprove, outbox.RetryAfter(errCutShort, noAnswerWait))
+	b.Register(KindClear, s.deliverClear)
 }
 
-// Error implements error.
-func (e *RetryError) Error() string { return e.Cause.Error() }
-
-// Unwrap gives the cause.
-func (e *RetryError) Unwrap() error { return e.Cause }
-
-// Deliver carries out one delivery of kind [KindApprove] or [KindClear]. Nil means that it is done. Any error means
-// that it must be repeated; see [RetryError] for when.
-//
-// The entry's row may be changed here: before an approval is sent its next attempt is put off, so that this process
-// may die at any point without the next one sending another approval too soon.
-func (s *Service) Deliver(ctx context.Context, e store.OutboxEntry) error {
-	var p payload
-	if err := json.Unmarshal(e.Payload, &p); err != nil || p.User == "" {
-		// Nothing can ever come of it. Dropping it loses nothing: Repair queues a readable one for a pending mapping.
-		s.log.Error("a delivery cannot be read and is dropped", "delivery", e.ID, "error", err)
-		return nil
-	}
-	switch e.Kind {
-	case KindApprove:
-		return s.deliverApprove(ctx, e, p)
-	case KindClear:
-		return s.deliverClear(ctx, p)
-	}
-	return fmt.Errorf("unknown kind of delivery %q", e.Kind)
+// payload is the content of a delivery. At is the mapping's UpdatedAt in Unix milliseconds when it was queued.
+type payload struct {
+	User ident.UCloudUser `json:"user"`
+	At   int64            `json:"at"`
 }
 
-// deliverClear tells Core that the connection is over. Clearing is harmless in every case.
-func (s *Service) deliverClear(ctx context.Context, p payload) error {
+// read decodes a delivery. One that cannot be read is of no use to anybody and is given up; Repair queues a readable
+// one for a mapping that still needs it.
+func read(e store.OutboxEntry) (p payload, err error) {
+	if err = json.Unmarshal(e.Payload, &p); err == nil && p.User == "" {
+		err = errors.New("no user is named")
+	}
+	if err != nil {
+		return p, outbox.Permanent(fmt.Errorf("read the delivery: %w", err))
+	}
+	return p, nil
+}
+
+// deliverClear tells Core that the connection is over. Clearing is harmless in every case, and may be repeated.
+func (s *Service) deliverClear(ctx context.Context, e store.OutboxEntry) (outbox.Result, error) {
+	p, err := read(e)
+	if err != nil {
+		return outbox.Result{}, err
+	}
 	if err := s.o.Core.ClearConnection(ctx, p.User); err != nil {
-		return &RetryError{Cause: fmt.Errorf("clear the connection of %q: %w", p.User, err)}
+		return outbox.Result{}, fmt.Errorf("clear the connection of %q: %w", p.User, err)
 	}
-	return nil
+	return outbox.Result{}, nil
 }
 
 // deliverApprove sends the pair, unless the mapping has changed since the delivery was queued.
-func (s *Service) deliverApprove(ctx context.Context, e store.OutboxEntry, p payload) error {
+func (s *Service) deliverApprove(ctx context.Context, e store.OutboxEntry) (outbox.Result, error) {
+	p, err := read(e)
+	if err != nil {
+		return outbox.Result{}, err
+	}
 	current, over, err := s.standing(ctx, p)
 	switch {
 	case err != nil:
-		return &RetryError{Cause: err}
+		return outbox.Result{}, err
 	case over && e.Attempts > 0:
 		// An earlier attempt without an answer may have connected a user who has no mapping any more.
-		return s.deliverClear(ctx, p)
+		return s.deliverClear(ctx, e)
 	case !current:
-		return nil // a newer delivery, or none, speaks for the mapping as it stands
+		return outbox.Result{}, nil // a newer delivery, or none, speaks for the mapping as it stands
 	}
 	if err := s.o.Core.ClearConnection(ctx, p.User); err != nil {
-		return &RetryError{Cause: fmt.Errorf("clear the connection of %q before approving it: %w", p.User, err)}
-	}
-
-	wait := waitAfterNoAnswer(e.Attempts)
-	err = s.o.Store.Update(ctx, func(tx *store.Tx) error {
-		return tx.OutboxRetry(e.ID, s.o.Now().Add(wait), "approval sent, no answer seen", e.State)
-	})
-	if err != nil {
-		return &RetryError{Cause: fmt.Errorf("write down that an approval is about to be sent: %w", err)}
+		return outbox.Result{}, fmt.Errorf("clear the connection of %q before approving it: %w", p.User, err)
 	}
 	if err := s.o.Core.ApproveConnection(ctx, p.User); err != nil {
 		err = fmt.Errorf("approve the connection of %q: %w", p.User, err)
 		if outcomeKnown(err) {
-			return &RetryError{Cause: err}
+			return outbox.Result{}, err
 		}
-		return &RetryError{After: wait, Cause: err}
+		return outbox.Result{}, outbox.RetryAfter(err, waitAfterNoAnswer(e.Attempts))
 	}
-	// From here on the answer of Core is a fact; a caller who gives up must not keep us from writing it down.
-	return s.approved(context.WithoutCancel(ctx), p)
+	// Core's answer is written down in the transaction that removes the delivery.
+	return outbox.Result{
+		Complete: func(tx *store.Tx) error { return s.approved(tx, p) },
+		After: func() {
+			// A process that stops now makes it active at its next start, see Repair.
+			if err := s.activate(context.WithoutCancel(ctx), p.User); err != nil {
+				s.log.Error("an approved mapping could not be made active yet", "user", p.User, "error", err)
+			}
+		},
+	}, nil
 }
 
 // outcomeKnown tells whether Core certainly does nothing (more) about an approval. Beside a lost answer, any status of
@@ -105,11 +109,10 @@ func outcomeKnown(err error) bool {
 	return status != 0 && status < http.StatusInternalServerError
 }
 
-// waitAfterNoAnswer grows with the number of attempts. Each one that was sent counts twice: when it was put off before
-// sending, and when it had failed.
+// waitAfterNoAnswer grows with the number of failed attempts before.
 func waitAfterNoAnswer(attempts int) time.Duration {
 	wait := noAnswerWait
-	for range attempts / 2 {
+	for range attempts {
 		if wait *= 2; wait >= noAnswerMaxWait {
 			return noAnswerMaxWait
 		}
@@ -132,41 +135,21 @@ func (s *Service) standing(ctx context.Context, p payload) (current, over bool, 
 	return current, over, err
 }
 
-// approved writes down Core's answer and makes the mapping active. If the mapping changed while Core worked, the fresh
-// connection at Core stands for nothing and is cleared again.
-func (s *Service) approved(ctx context.Context, p payload) error {
-	stale := false
-	err := s.update(ctx, func(tx *store.Tx) error {
-		m, err := tx.MappingByUser(p.User)
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-			stale = true
-			return s.enqueue(tx, KindClear, store.Mapping{User: p.User, UpdatedAt: s.o.Now()})
-		case err != nil:
-			return err
-		case m.State == store.MappingPending && m.UpdatedAt.UnixMilli() == p.At:
-			at := s.stamp(m.UpdatedAt)
-			m.State, m.ApprovedAt, m.UpdatedAt = store.MappingApproved, &at, at
-			return tx.UpdateMapping(m)
-		case m.State == store.MappingPending:
-			stale = true // its own pair follows, and begins with a clear
-			return nil
-		default:
-			stale = true
-			return s.enqueue(tx, KindClear, m)
-		}
-	})
-	if err != nil {
-		// Core has approved and we could not note it: the pair is repeated, which begins with a clear.
-		return &RetryError{After: noAnswerWait, Cause: fmt.Errorf("note the approval of %q: %w", p.User, err)}
+// approved writes down Core's answer. If the mapping changed while Core worked, the fresh connection at Core stands for
+// nothing and is cleared again.
+func (s *Service) approved(tx *store.Tx, p payload) error {
+	m, err := tx.MappingByUser(p.User)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return s.enqueue(tx, KindClear, store.Mapping{User: p.User, UpdatedAt: s.o.Now()})
+	case err != nil:
+		return err
+	case m.State == store.MappingPending && m.UpdatedAt.UnixMilli() == p.At:
+		at := s.stamp(m.UpdatedAt)
+		m.State, m.ApprovedAt, m.UpdatedAt = store.MappingApproved, &at, at
+		return tx.UpdateMapping(m)
+	case m.State == store.MappingPending:
+		return nil // its own pair follows, and begins with a clear
 	}
-	if stale {
-		s.log.Info("mapping changed while it was being approved", "user", p.User)
-		return nil
-	}
-	if err := s.activate(ctx, p.User); err != nil {
-		// The approval is on record. Repeating this delivery would send nothing; Run and Repair make it active.
-		s.log.Error("an approved mapping could not be made active", "user", p.User, "error", err)
-	}
-	return nil
+	return s.enqueue(tx, KindClear, m)
 }

@@ -3,7 +3,7 @@
 //
 // # Life cycle
 //
-//	          Link                Deliver                Deliver
+//	          Link                outbox                 at once
 //	(none) ─────────▶ pending ─────────────▶ approved ──────────▶ active
 //	                     ▲    clear + approve          hooks run    │
 //	                     │ Link, same uid                           │ Unlinked, Expire, time
@@ -21,9 +21,9 @@
 // A second approveConnection for a connected user, and one for a user whom Core does not know, end the Core process
 // (contract 03 section 2.4). So:
 //
-//   - clearConnection and approveConnection are one delivery and always sent as a pair. The intent to approve is
-//     written down before it is sent, so that even a crash of this process is followed by half a minute of silence
-//     before the pair is repeated.
+//   - clearConnection and approveConnection are one delivery and always sent as a pair. The outbox notes the attempt
+//     before it begins, so that even a crash of this process is followed by half a minute of silence before the pair
+//     is repeated.
 //   - Only users whom Core itself has named are ever approved. Link refuses all others.
 //
 // # Trust

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -262,7 +263,8 @@ func (w *world) restart(t *testing.T) {
 	w.s = s
 }
 
-// deliver works on what is due in the outbox until nothing is, and tells how many attempts that took.
+// deliver works on what is due in the outbox until nothing is, and tells how many attempts that took. It does what
+// package outbox does, one step after the other, so that a test can stop it at any of them.
 func (w *world) deliver(t *testing.T) (attempts int) {
 	t.Helper()
 	for range 50 {
@@ -278,23 +280,62 @@ func (w *world) deliver(t *testing.T) (attempts int) {
 		}
 		for _, e := range due {
 			attempts++
-			err := w.s.Deliver(t.Context(), e)
-			if err := w.store.Update(t.Context(), func(tx *store.Tx) error {
-				if err == nil {
-					return tx.OutboxDone(e.ID)
-				}
-				after := time.Second
-				if r, ok := errors.AsType[*RetryError](err); ok {
-					after = max(after, r.After)
-				}
-				return tx.OutboxRetry(e.ID, w.clock.Now().Add(after), err.Error(), store.OutboxQueued)
-			}); err != nil {
-				t.Fatal(err)
-			}
+			w.attempt(t, e)
 		}
 	}
 	t.Fatal("the outbox does not come to an end")
 	return 0
+}
+
+func (w *world) attempt(t *testing.T, e store.OutboxEntry) {
+	t.Helper()
+	update := func(f func(tx *store.Tx) error) {
+		t.Helper()
+		if err := w.store.Update(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do := w.s.deliverClear
+	if e.Kind == KindApprove { // guarded
+		do = w.s.deliverApprove
+		update(func(tx *store.Tx) error { return tx.OutboxBegin(e.ID) })
+	}
+	res, err := do(t.Context(), e)
+	if err == nil {
+		update(func(tx *store.Tx) error {
+			if res.Complete != nil {
+				if err := res.Complete(tx); err != nil {
+					return err
+				}
+			}
+			return tx.OutboxDone(e.ID)
+		})
+		if res.After != nil {
+			res.After()
+		}
+		return
+	}
+	update(func(tx *store.Tx) error {
+		wait := time.Second
+		if strings.Contains(fmt.Sprintf("%#v", err), "hasAfter:true") {
+			wait = waitAfterNoAnswer(e.Attempts)
+		}
+		return tx.OutboxRetry(e.ID, w.clock.Now().Add(wait), err.Error(), store.OutboxQueued)
+	})
+}
+
+// recover does what the outbox does at its start.
+func (w *world) recover(t *testing.T) {
+	t.Helper()
+	if err := w.store.Update(t.Context(), func(tx *store.Tx) error {
+		begun, err := tx.OutboxBegun()
+		for _, e := range begun {
+			err = errors.Join(err, tx.OutboxRetry(e.ID, w.clock.Now().Add(noAnswerWait), "cut", e.State))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // deliverFor lets time pass in steps of a second.

@@ -142,12 +142,6 @@ func (s *Service) stamp(last time.Time) time.Time {
 	return at
 }
 
-// payload is the content of a delivery. At is the mapping's UpdatedAt in Unix milliseconds when it was queued.
-type payload struct {
-	User ident.UCloudUser `json:"user"`
-	At   int64            `json:"at"`
-}
-
 // Kinds of deliveries to Core.
 const (
 	KindApprove = "connection.approve" // the pair clearConnection, approveConnection

@@ -239,6 +239,7 @@ func (s *Service) reload(ctx context.Context) error {
 		// Knowing too little is safe, knowing a mapping that has ended is not.
 		s.table.Store(&table{})
 		s.stale.Store(true)
+		s.signalLocked() // for Run, which tries again
 		return fmt.Errorf("read the mappings: %w", err)
 	}
 	t := &table{byUID: make(map[ident.UID]Binding, len(ms)), byUser: make(map[ident.UCloudUser]Binding, len(ms))}
@@ -254,9 +255,14 @@ func (s *Service) reload(ctx context.Context) error {
 	}
 	s.table.Store(t)
 	s.stale.Store(false)
+	s.signalLocked()
+	return nil
+}
+
+// signalLocked wakes everybody who waits for a change. s.mu is held.
+func (s *Service) signalLocked() {
 	close(s.changed)
 	s.changed = make(chan struct{})
-	return nil
 }
 
 // update runs one write transaction and makes its effect visible to lookups before it returns.

@@ -14,6 +14,9 @@ var (
 	InstanceReady = ipc.Call[Ready, Empty]{Name: "instance.ready", Access: ipc.AccessMapped}
 	InstanceIdle  = ipc.Call[Idle, IdleReply]{Name: "instance.idle", Access: ipc.AccessMapped}
 	InstanceStats = ipc.Call[Stats, Empty]{Name: "instance.stats", Access: ipc.AccessMapped}
+	// InstanceRecheck asks the server to compare the groups of the caller's instance with those its account has now, and
+	// tells whether the instance is being replaced.
+	InstanceRecheck = ipc.Call[Empty, RecheckReply]{Name: "instance.recheck", Access: ipc.AccessMapped}
 )
 
 // Empty is a document without content.
@@ -110,6 +113,11 @@ type Idle struct {
 // IdleReply tells what to do. Stop: the route is gone and the gateway has confirmed it; finish and exit.
 type IdleReply struct {
 	Stop bool `json:"stop"`
+}
+
+// RecheckReply tells whether the instance is being replaced.
+type RecheckReply struct {
+	Replaced bool `json:"replaced"`
 }
 
 // Stats is what only the instance itself can measure.

@@ -188,6 +188,9 @@ func (c *Client) start(ctx context.Context, typ frameType, name string, req any,
 	}
 	if err := c.wire.write(frame, files, nil); err != nil {
 		c.remove(id)
+		if errors.Is(err, errAttach) {
+			return 0, nil, err
+		}
 		return 0, nil, lostError(fmt.Errorf("%w: %w", ErrDisconnected, err))
 	}
 	return id, p, nil

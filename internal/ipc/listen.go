@@ -56,7 +56,7 @@ func listen(path string) (_ *net.UnixListener, err error) {
 		return nil, err
 	}
 
-	temp := "." + base + "." + rand.Text()[:10]
+	temp := ".ipc-" + rand.Text()[:10]
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: inDirectory(dir, temp)})
 	if err != nil {
 		return nil, err
@@ -79,7 +79,9 @@ func listen(path string) (_ *net.UnixListener, err error) {
 
 // inDirectory is a short path that leads into the open directory whatever happens to the directory's own path. Being
 // short matters: a socket address has room for 107 bytes (unix(7)).
-func inDirectory(dir int, name string) string { return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + name }
+func inDirectory(dir int, name string) string {
+	return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + name
+}
 
 // openSafeDirectory opens the directory, which must not be a symbolic link itself, and checks who can change it.
 func openSafeDirectory(path string) (int, error) {

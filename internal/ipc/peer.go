@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -134,20 +133,22 @@ func overflowUID() ident.UID {
 	return uid
 }
 
+// errAttach tells that a file cannot be sent because it is closed or none.
+var errAttach = errors.New("attach descriptor")
+
 // withDescriptors runs do while the descriptors of files are held open, without switching them to blocking mode.
 func withDescriptors(files []*os.File, fds []int, do func(fds []int) error) error {
 	if len(files) == 0 {
 		return do(fds)
 	}
-	var rc syscall.RawConn
 	rc, err := files[0].SyscallConn()
 	if err != nil {
-		return fmt.Errorf("attach descriptor %s: %w", files[0].Name(), err)
+		return fmt.Errorf("%w: %w", errAttach, err)
 	}
 	var inner error
 	err = rc.Control(func(fd uintptr) { inner = withDescriptors(files[1:], append(fds, int(fd)), do) })
 	if err != nil {
-		return fmt.Errorf("attach descriptor %s: %w", files[0].Name(), err)
+		return fmt.Errorf("%w: %w", errAttach, err)
 	}
 	return inner
 }

@@ -77,10 +77,8 @@ func (m *Map[V]) decodeNode(d *decoder, n *node, path string, f *keyInfo) {
 			fl.value.pos = fl.pos
 		}
 		e := entry[V]{name: fl.key, value: new(V)}
+		d.places[place{d.doc, sub}] = fl.pos
 		d.value(reflect.ValueOf(e.value).Elem(), fl.value, sub, f)
-		if fl.value.kind == kindMap || fl.value.kind == kindList {
-			d.places[place{d.doc, sub}] = fl.pos
-		}
 		m.entries = append(m.entries, e)
 	}
 }
@@ -102,6 +100,7 @@ func (h *Host) decodeNode(d *decoder, n *node, path string, _ *keyInfo) {
 	if n.kind == kindText {
 		out, err := parseHostURL(n.text)
 		if err != nil {
+			d.hideLogin(n.text)
 			d.wrongErr(n, path, err)
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,13 +58,16 @@ type nodeDecoder interface {
 // value decodes one node into v.
 func (d *decoder) value(v reflect.Value, n *node, path string, f *keyInfo) {
 	switch n.kind {
-	case kindBroken:
+	case kindBroken: // reported when the file was parsed
 		return
 	case kindNull:
 		d.wrong(n, path, "the key has no value", "give it a value or remove the key")
 		return
 	}
-	d.places[place{d.doc, path}] = n.pos
+	// Problems about a whole map or list point at its key, those about a single value at the value.
+	if _, known := d.places[place{d.doc, path}]; !known || n.kind != kindMap && n.kind != kindList {
+		d.places[place{d.doc, path}] = n.pos
+	}
 	if v.CanAddr() {
 		if nd, ok := v.Addr().Interface().(nodeDecoder); ok {
 			nd.decodeNode(d, n, path, f)
@@ -101,11 +105,37 @@ func (d *decoder) scalar(v reflect.Value, n *node, path string, f *keyInfo, s sc
 	}
 	out, err := s.parse(n.text, d.dir)
 	if err != nil {
+		d.hideLogin(n.text)
 		d.wrongErr(n, path, err)
 		return
 	}
 	v.Set(reflect.ValueOf(out).Convert(v.Type()))
 	d.bounds(v, n, path, f)
+}
+
+// hideLogin keeps the password of a URL with a login out of the report.
+func (d *decoder) hideLogin(text string) {
+	if _, after, ok := strings.Cut(text, "://"); ok {
+		if login, _, ok := strings.Cut(after, "@"); ok {
+			*d.secrets = append(*d.secrets, login)
+			if _, password, ok := strings.Cut(login, ":"); ok {
+				*d.secrets = append(*d.secrets, password)
+			}
+		}
+	}
+}
+
+// hideValues keeps everything below a node out of the report. It is for unknown keys that sound like a secret.
+func (d *decoder) hideValues(n *node) {
+	if n.text != "" {
+		*d.secrets = append(*d.secrets, n.text)
+	}
+	for _, f := range n.fields {
+		d.hideValues(f.value)
+	}
+	for _, i := range n.items {
+		d.hideValues(i)
+	}
 }
 
 // bounds applies the limits of a field's tag to a scalar.
@@ -120,6 +150,10 @@ func (d *decoder) bounds(v reflect.Value, n *node, path string, f *keyInfo) {
 			remedy = fmt.Sprintf("did you mean %q? allowed: %s", s, strings.Join(f.enum, ", "))
 		}
 		d.outOfRange(n, path, quote(text)+" is not possible here", remedy)
+		v.SetZero() // so that no later rule says more about a word that means nothing
+		if v.CanAddr() && f.hasDefault {
+			d.setDefault(v, f)
+		}
 	}
 	if f.min != "" || f.max != "" || f.zero {
 		d.limits(v, n, path, f)
@@ -206,14 +240,13 @@ func (d *decoder) object(v reflect.Value, n *node, path string) {
 		}
 		seen[fl.key] = true
 		sub := join(path, fl.key)
+		d.places[place{d.doc, sub}] = fl.pos
+		// The default comes first and stays if the value is wrong, so that later rules do not stumble over it.
+		d.setDefault(v.FieldByIndex(k.index), k)
 		if fl.value.pos.src == nil || fl.value.kind == kindNull {
 			fl.value.pos = fl.pos
 		}
 		d.value(v.FieldByIndex(k.index), fl.value, sub, k)
-		// Problems about a whole key point at the key, not at what stands behind it.
-		if fl.value.kind == kindMap || fl.value.kind == kindList {
-			d.places[place{d.doc, sub}] = fl.pos
-		}
 	}
 	for _, k := range keys {
 		if seen[k.key] {
@@ -221,9 +254,6 @@ func (d *decoder) object(v reflect.Value, n *node, path string) {
 		}
 		if k.need == "yes" {
 			pos := d.placeOf(path)
-			if pos.src == nil {
-				pos = position{src: n.pos.src, line: 1, column: 1, len: 1}
-			}
 			d.report(Error, "CFG-5", pos, join(path, k.key), fmt.Sprintf("the key %q is missing", k.key), "add "+k.example())
 			continue
 		}
@@ -246,6 +276,8 @@ func nearest(places map[place]position, doc, path string) position {
 	}
 }
 
+var soundsSecret = regexp.MustCompile(`(?i)passw|secret|token|credential|private`)
+
 func (d *decoder) unknown(fl field, path string, keys keyList) {
 	var names []string
 	for _, k := range keys {
@@ -256,6 +288,9 @@ func (d *decoder) unknown(fl field, path string, keys keyList) {
 		remedy = fmt.Sprintf("did you mean %q?", s)
 	} else if elsewhere := keyElsewhere(fl.key); elsewhere != "" {
 		remedy = "this key belongs to " + elsewhere
+	}
+	if soundsSecret.MatchString(fl.key) {
+		d.hideValues(fl.value)
 	}
 	d.report(Error, "CFG-2", fl.pos, join(path, fl.key), fmt.Sprintf("unknown key %q", fl.key), remedy)
 }

@@ -208,7 +208,7 @@ func (l *loader) read(doc string, required bool) *node {
 func (l *loader) version(doc string, src *source, root *node) {
 	d := l.decoder(doc)
 	v := root.child("version")
-	start := position{src: src, line: 1, column: 1, len: 1}
+	start := position{src: src, line: 1, column: 1}
 	switch {
 	case v == nil:
 		d.report(Warning, "CFG-10", start, "version", "the file does not tell its version; it is read as version 1", "add version: 1 at the top")
@@ -224,7 +224,7 @@ func (l *loader) decoder(doc string) *decoder {
 
 func (l *loader) decode(doc string, v reflect.Value, root *node) {
 	d := l.decoder(doc)
-	d.places[place{doc, ""}] = position{src: root.pos.src, line: 1, column: 1, len: 1}
+	d.places[place{doc, ""}] = position{src: root.pos.src, line: 1, column: 1} // no length: the file as a whole
 	d.object(v, root, "")
 }
 

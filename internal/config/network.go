@@ -201,10 +201,6 @@ func parseListen(text string) (Listen, error) {
 		if err != nil {
 			return Listen{}, err
 		}
-		if len(sock) > 100 {
-			// sockaddr_un holds 108 bytes, and a temporary name is made beside the final one (unix(7)).
-			return Listen{}, bad("use a shorter path", "the path of a socket may have 100 bytes, this one has %d", len(sock))
-		}
 		return Listen{Path: string(sock)}, nil
 	}
 	ap, err := netip.ParseAddrPort(text)

@@ -59,7 +59,7 @@ type Templates struct {
 
 // Sbatch are directives for all jobs.
 type Sbatch struct {
-	Extra  Map[string] `key:"extra" keys:"name" flags:"numeric" defaultDoc:"{}" doc:"Site-wide directives, name to template."`
+	Extra  Map[string] `key:"extra" keys:"text" flags:"numeric" defaultDoc:"{}" doc:"Site-wide directives, name to template."`
 	Locked []string    `key:"locked" default:"[]" doc:"Directives that applications cannot change, besides account, partition, parsable and comment."`
 }
 
@@ -110,7 +110,7 @@ type ScriptedAccounting struct {
 
 // AccountMapper gives the account of an owner in a category.
 type AccountMapper struct {
-	Type     string  `key:"type" need:"yes" enum:"Pattern,Scripted,UserChoice" doc:"How."`
+	Type     string  `key:"type" need:"yes" enum:"Pattern,Scripted,UserChoice" doc:"How the account is found."`
 	Users    Pattern `key:"users" vars:"accountUser" need:"for type Pattern" doc:"Account of a user. Lower-cased, letters, digits, '.', '_' and '-', at most 100."`
 	Projects Pattern `key:"projects" vars:"accountProject" need:"for type Pattern" doc:"Account of a project."`
 	Script   Exec    `key:"script" need:"for type Scripted" doc:"Script that answers the account."`

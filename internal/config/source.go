@@ -65,9 +65,10 @@ func (position) text(t *token.Token) string {
 	return t.Value
 }
 
-// excerpt shows the line of a position with a caret below it. It is empty where there is no such line.
+// excerpt shows the line of a position with a caret below it. It is empty where there is no such line, and for the file as
+// a whole.
 func (s *source) excerpt(p position) string {
-	if p.line < 1 || p.line > len(s.lines) {
+	if p.len < 1 || p.line < 1 || p.line > len(s.lines) {
 		return ""
 	}
 	line := []rune(strings.TrimRight(strings.ReplaceAll(s.lines[p.line-1], "\t", " "), " "))

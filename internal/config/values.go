@@ -108,7 +108,7 @@ var durationUnits = []durationUnit{
 	{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}, {"ms", time.Millisecond},
 }
 
-var durationForm = regexp.MustCompile(`^([0-9]{1,12})(ms|s|m|h|d)$`)
+var durationForm = regexp.MustCompile(`^([0-9]{1,16})(ms|s|m|h|d)$`)
 
 // ParseDuration reads a duration such as 250ms, 30s, 15m, 24h or 7d (contract 40 section 2). 0 needs no unit.
 func ParseDuration(text string) (time.Duration, error) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"ucloud-im/internal/events/eventwire"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/store"
@@ -118,28 +119,28 @@ type batch struct {
 
 // resolve turns records into what is to be stored, in order, and adds it to b. A wallet whose reference was never
 // introduced is an error: we and Core no longer speak of the same things.
-func (r *references) resolve(b *batch, records []record) error {
+func (r *references) resolve(b *batch, records []eventwire.Record) error {
 	for _, rec := range records {
 		b.records++
 		switch rec := rec.(type) {
-		case userRecord:
-			name, err := ident.ParseUCloudUser(rec.username)
+		case eventwire.User:
+			name, err := ident.ParseUCloudUser(rec.Username)
 			if err != nil {
 				r.log.Warn("Core named a user that cannot exist here; wallets of it are left out", "error", err)
 			} else {
 				r.see(b, name)
 			}
-			r.users[rec.ref] = name
-		case projectRecord:
+			r.users[rec.Ref] = name
+		case eventwire.Project:
 			r.project(b, rec)
-		case categoryRecord:
-			c := rec.category
+		case eventwire.Category:
+			c := rec.Category
 			if c.Name == "" || (r.provider != "" && c.Provider != r.provider) {
-				return fmt.Errorf("%w: category %q of provider %q", errProtocol, c.Name, c.Provider)
+				return fmt.Errorf("%w: category %q of provider %q", eventwire.ErrProtocol, c.Name, c.Provider)
 			}
-			r.categories[rec.ref] = c.Name
+			r.categories[rec.Ref] = c.Name
 			b.ops = append(b.ops, c)
-		case walletRecord:
+		case eventwire.Wallet:
 			if err := r.wallet(b, rec); err != nil {
 				return err
 			}
@@ -148,11 +149,11 @@ func (r *references) resolve(b *batch, records []record) error {
 	return nil
 }
 
-func (r *references) project(b *batch, rec projectRecord) {
-	p := rec.project
+func (r *references) project(b *batch, rec eventwire.Project) {
+	p := rec.Project
 	if !usableProjectID(p.ID) {
 		r.log.Warn("Core named a project that cannot exist here; wallets of it are left out", "project", string(p.ID))
-		r.projects[rec.ref] = projectRef{}
+		r.projects[rec.Ref] = projectRef{}
 		return
 	}
 	// A member that cannot be a user here can never be mapped; without it the others keep their access.
@@ -166,9 +167,9 @@ func (r *references) project(b *batch, rec projectRecord) {
 	for _, m := range p.Status.Members {
 		r.see(b, m.Username)
 	}
-	r.projects[rec.ref] = projectRef{id: p.ID, allocator: !p.Specification.CanConsumeResources}
-	b.ops = append(b.ops, store.Project{ID: p.ID, ModifiedAt: rec.modifiedAt.Time(), Document: p})
-	b.saw(rec.modifiedAt)
+	r.projects[rec.Ref] = projectRef{id: p.ID, allocator: !p.Specification.CanConsumeResources}
+	b.ops = append(b.ops, store.Project{ID: p.ID, ModifiedAt: rec.ModifiedAt.Time(), Document: p})
+	b.saw(rec.ModifiedAt)
 }
 
 // see notes a user, once in a session: if the note is not stored, the session is over.
@@ -184,29 +185,29 @@ func usableProjectID(id ident.ProjectID) bool {
 	return err == nil
 }
 
-func (r *references) wallet(b *batch, rec walletRecord) error {
-	category, ok := r.categories[rec.category]
+func (r *references) wallet(b *batch, rec eventwire.Wallet) error {
+	category, ok := r.categories[rec.Category]
 	if !ok {
-		return fmt.Errorf("%w: wallet refers to unknown category %d", errProtocol, rec.category)
+		return fmt.Errorf("%w: wallet refers to unknown category %d", eventwire.ErrProtocol, rec.Category)
 	}
 	w := store.Wallet{
-		Category: category, CombinedQuota: rec.combinedQuota, TotalUsage: rec.totalUsage, RetiredUsage: rec.retiredUsage,
-		Locked: rec.locked, LastUpdate: rec.lastUpdate.Time(),
+		Category: category, CombinedQuota: rec.CombinedQuota, TotalUsage: rec.TotalUsage, RetiredUsage: rec.RetiredUsage,
+		Locked: rec.Locked, LastUpdate: rec.LastUpdate.Time(),
 	}
-	if rec.isProject {
-		p, ok := r.projects[rec.workspace]
+	if rec.IsProject {
+		p, ok := r.projects[rec.Workspace]
 		if !ok {
-			return fmt.Errorf("%w: wallet refers to unknown project %d", errProtocol, rec.workspace)
+			return fmt.Errorf("%w: wallet refers to unknown project %d", eventwire.ErrProtocol, rec.Workspace)
 		}
 		w.Owner.Project, w.IsAllocator = p.id, p.allocator
 	} else {
-		u, ok := r.users[rec.workspace]
+		u, ok := r.users[rec.Workspace]
 		if !ok {
-			return fmt.Errorf("%w: wallet refers to unknown user %d", errProtocol, rec.workspace)
+			return fmt.Errorf("%w: wallet refers to unknown user %d", eventwire.ErrProtocol, rec.Workspace)
 		}
 		w.Owner.User = u
 	}
-	b.saw(rec.lastUpdate)
+	b.saw(rec.LastUpdate)
 	if w.Owner.Valid() {
 		b.ops = append(b.ops, w)
 	}

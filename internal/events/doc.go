@@ -25,5 +25,5 @@
 // # Trust
 //
 // Core is trusted to tell the truth about users and projects. Its bytes are still checked: lengths against the rest of
-// the message (FuzzDecode), references against those introduced in the session, names against what a user name can be.
+// the message (package eventwire), references against those introduced in the session, names against what a user name can be.
 package events

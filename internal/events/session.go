@@ -12,6 +12,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"ucloud-im/internal/events/eventwire"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/store"
 )
@@ -91,7 +92,7 @@ func (s *Stream) session(ctx context.Context) ending {
 	defer c.CloseNow() //nolint:errcheck // the session is over
 	begun := time.Now()
 	end := ending{token: token}
-	if err := send(ctx, c, appendAuth(nil, fromMillis, flagIncludeRetired, token)); err != nil {
+	if err := send(ctx, c, eventwire.AppendAuth(nil, fromMillis, eventwire.FlagIncludeRetired, token)); err != nil {
 		end.err = fmt.Errorf("authenticate: %w", err)
 		return end
 	}
@@ -103,11 +104,11 @@ func (s *Stream) session(ctx context.Context) ending {
 	s.mu.Unlock()
 	s.log.Info("event session begun", "from", fromMillis, "full", full)
 
-	// The session ends early for the nightly replay, unless it is that already.
-	life := spread(s.o.MaxSession)
-	if !full {
-		life = min(life, nextFull.Sub(begun))
+	// The session ends early for the nightly replay.
+	if full {
+		nextFull = nextFullReplay(begun, s.o.ReplayHour)
 	}
+	life := min(spread(s.o.MaxSession), nextFull.Sub(begun))
 	end.err = l.run(ctx, life)
 	end.accepted, end.age, end.planned = l.accepted.Load(), time.Since(begun), errors.Is(end.err, errRestart)
 	s.mu.Lock()
@@ -252,7 +253,7 @@ func (l *live) askForUsers(ctx context.Context) error {
 		return fmt.Errorf("read users to replay: %w", err)
 	}
 	for _, u := range users {
-		if err := send(ctx, l.conn, appendReplayUser(nil, u)); err != nil {
+		if err := send(ctx, l.conn, eventwire.AppendReplayUser(nil, u)); err != nil {
 			return fmt.Errorf("ask for a user: %w", err)
 		}
 		if err := db.Update(ctx, func(tx *store.Tx) error { return tx.RemoveReplayUser(u) }); err != nil {

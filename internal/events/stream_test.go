@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -21,14 +20,13 @@ import (
 	"github.com/coder/websocket"
 
 	"ucloud-im/internal/coreapi"
+	"ucloud-im/internal/events/eventwire"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/testkit/storetest"
 )
-
-var discard = slog.New(slog.DiscardHandler)
 
 // What Core sends, for tests.
 
@@ -201,7 +199,7 @@ func (h *harness) session() (c *fakeConn, from int64) {
 func (h *harness) authFrame(c *fakeConn) int64 {
 	h.t.Helper()
 	m := <-c.out
-	if m[0] != opAuth || binary.BigEndian.Uint64(m[9:]) != flagIncludeRetired || !strings.HasPrefix(string(m[21:]), "t") {
+	if m[0] != opAuth || binary.BigEndian.Uint64(m[9:]) != eventwire.FlagIncludeRetired || !strings.HasPrefix(string(m[21:]), "t") {
 		h.t.Fatalf("first frame %x", m)
 	}
 	return int64(binary.BigEndian.Uint64(m[1:]))
@@ -486,12 +484,12 @@ func TestReplayUsersAreSentOnceUp(t *testing.T) {
 		case <-time.After(pingWait):
 		}
 		c, _ = h.session()
-		if m := <-c.out; !reflect.DeepEqual(m, appendReplayUser(nil, "ada#1")) {
+		if m := <-c.out; !reflect.DeepEqual(m, eventwire.AppendReplayUser(nil, "ada#1")) {
 			t.Fatalf("sent %x", m)
 		}
 		add("bob#2") // while there is one
 		h.ReplayUsers()
-		if m := <-c.out; !reflect.DeepEqual(m, appendReplayUser(nil, "bob#2")) {
+		if m := <-c.out; !reflect.DeepEqual(m, eventwire.AppendReplayUser(nil, "bob#2")) {
 			t.Fatalf("sent %x", m)
 		}
 		time.Sleep(time.Second)
@@ -716,7 +714,7 @@ func TestRealSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.ReplayUsers()
-	if m := <-frames; !reflect.DeepEqual(m, appendReplayUser(nil, "ada#1")) {
+	if m := <-frames; !reflect.DeepEqual(m, eventwire.AppendReplayUser(nil, "ada#1")) {
 		t.Fatalf("frame %x", m)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"ucloud-im/internal/events/eventwire"
 	"ucloud-im/internal/store"
 )
 
@@ -45,7 +46,7 @@ func (l *live) commit(ctx context.Context, messages []queued) error {
 	var broken error
 	for _, m := range messages {
 		var one batch
-		records, err := decode(m.data, true)
+		records, err := eventwire.Decode(m.data, true)
 		if err == nil {
 			err = l.refs.resolve(&one, records)
 		}

@@ -45,6 +45,12 @@ func (s *Service) Link(ctx context.Context, l Link) (store.Mapping, error) {
 	}
 	var m store.Mapping
 	err = s.update(ctx, func(tx *store.Tx) error {
+		// The proof comes first: who has none must not learn which users there are.
+		if l.Also != nil {
+			if err := l.Also(tx, account); err != nil {
+				return err
+			}
+		}
 		// Approving a user whom Core does not know ends the Core process (contract 03 section 2.4).
 		seen, err := tx.UserSeen(l.User)
 		if err != nil {
@@ -53,11 +59,6 @@ func (s *Service) Link(ctx context.Context, l Link) (store.Mapping, error) {
 		if !seen {
 			return failure.New(failure.Invalid, "UCloud has never named a user %q to this provider. "+
 				"The user must press \"Connect\" in UCloud first, or receive an allocation here", quoted(string(l.User)))
-		}
-		if l.Also != nil {
-			if err := l.Also(tx, account); err != nil {
-				return err
-			}
 		}
 		if m, err = s.write(tx, l, account); err != nil {
 			return err
@@ -164,4 +165,9 @@ func (s *Service) enqueueAfter(tx *store.Tx, kind string, m store.Mapping, wait 
 		return fmt.Errorf("queue %s: %w", kind, err)
 	}
 	return nil
+}
+
+// DeliveryOf tells whether the outbox entry is about the connection of the user.
+func DeliveryOf(e store.OutboxEntry, user ident.UCloudUser) bool {
+	return (e.Kind == KindApprove || e.Kind == KindClear) && e.Key == deliveryKey(user)
 }

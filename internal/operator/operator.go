@@ -1,0 +1,161 @@
+// Package operator answers the IPC calls behind the operator's command line, and those that users make about
+// themselves (contract 41).
+//
+// # Who may do what
+//
+// Package ipc refuses callers below the access class of a call; the class of a uid is what [NewAuthorizer] says, from
+// the kernel's uid and the local groups. The handlers here check what a class cannot express: a user binds and
+// disconnects nothing but the account that the kernel reports (TestSelfServiceUsesTheKernel), and keys are shown to root
+// only (TestKeysAreForRoot). No request holds the caller's identity.
+//
+// # Audit
+//
+// Every change, refused ones included, leaves one line in the audit log: who by uid and by login session, what, on
+// whom, with which result. It is written by [Service.audit] after the fact, so a line that says "ok" is true.
+package operator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"ucloud-im/internal/failure"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/ipc"
+	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/launcher"
+	"ucloud-im/internal/store"
+	"ucloud-im/internal/usermap"
+	"ucloud-im/internal/usermap/ticket"
+)
+
+const (
+	// maxWait bounds how long a call waits until a new connection is active.
+	maxWait = 30 * time.Second
+	// pageSize is how many rows travel in one item of a list.
+	pageSize = 200
+	// maxText bounds reasons and messages in bytes.
+	maxText = 1000
+)
+
+// Instances is what this package needs of the launcher.
+type Instances interface {
+	List() []launcher.Info
+	Refresh(ctx context.Context) // has the instances report fresh numbers
+	StopUser(ctx context.Context, user ident.UCloudUser, reason string) error
+	Restart(ctx context.Context, user ident.UCloudUser) error
+}
+
+// Options configure a [Service]. Users, Store, Instances, Status, Log and Audit are required.
+type Options struct {
+	Users     *usermap.Service
+	Tickets   *ticket.Method // nil: the ticket mapper is off
+	Store     *store.Store
+	Instances Instances
+
+	Status  func(ctx context.Context) ipcapi.StatusReport
+	Version ipcapi.VersionInfo
+	// Reload reads the configuration again; nil: not possible.
+	Reload func(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, error)
+	// Running gives the redacted configuration in use; nil: not possible.
+	Running func() (ipcapi.RunningConfig, error)
+	// Gateway gives what the gateways know, with the keys of the routes if asked for; nil: made of the instances.
+	Gateway func(keys bool) (ipcapi.GatewayState, error)
+
+	Provider     string
+	UCloudPublic string // where UCloud is, for people
+
+	Log   *slog.Logger
+	Audit *slog.Logger // where audit lines go; "part" is set here
+	Now   func() time.Time
+}
+
+// Service holds the handlers.
+type Service struct {
+	o     Options
+	log   *slog.Logger
+	trail *slog.Logger
+}
+
+// New makes the handlers.
+func New(o Options) (*Service, error) {
+	if o.Users == nil || o.Store == nil || o.Instances == nil || o.Status == nil || o.Log == nil || o.Audit == nil {
+		return nil, errors.New("operator: Users, Store, Instances, Status, Log and Audit are required")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Service{o: o, log: o.Log.With("part", "operator"), trail: o.Audit.With("part", "audit")}, nil
+}
+
+// Register adds the handlers to the IPC server.
+func (s *Service) Register(srv *ipc.Server) {
+	ipc.Handle(srv, ipcapi.TicketDescribe, s.ticketDescribe)
+	ipc.Handle(srv, ipcapi.TicketComplete, s.ticketComplete)
+	ipc.Handle(srv, ipcapi.TicketApprove, s.ticketApprove)
+	ipc.Handle(srv, ipcapi.TicketReject, s.ticketReject)
+	ipc.HandleStream(srv, ipcapi.TicketList, s.ticketList)
+
+	ipc.HandleStream(srv, ipcapi.UserList, s.userList)
+	ipc.Handle(srv, ipcapi.UserShow, s.userShow)
+	ipc.Handle(srv, ipcapi.UserAdd, s.userAdd)
+	ipc.Handle(srv, ipcapi.UserExpire, s.userExpire)
+	ipc.Handle(srv, ipcapi.UserRemove, s.userRemove)
+
+	ipc.Handle(srv, ipcapi.MeShow, s.meShow)
+	ipc.Handle(srv, ipcapi.MeDisconnect, s.meDisconnect)
+
+	ipc.Handle(srv, ipcapi.ServiceVersion, s.version)
+	ipc.Handle(srv, ipcapi.ServiceStatus, s.status)
+	ipc.Handle(srv, ipcapi.ConfigReload, s.configReload)
+	ipc.Handle(srv, ipcapi.ConfigRunning, s.configRunning)
+	ipc.HandleStream(srv, ipcapi.InstanceList, s.instanceList)
+	ipc.Handle(srv, ipcapi.InstanceStop, s.instanceStop)
+	ipc.Handle(srv, ipcapi.InstanceRestart, s.instanceRestart)
+	ipc.HandleStream(srv, ipcapi.DriveList, s.driveList)
+	ipc.Handle(srv, ipcapi.GatewayDump, s.gatewayDump)
+}
+
+// sendPages sends a list in pages.
+func sendPages[T, P any](items []T, page func([]T) P, send func(P, ...*os.File) error) error {
+	for len(items) > 0 {
+		n := min(pageSize, len(items))
+		if err := send(page(items[:n])); err != nil {
+			return err
+		}
+		items = items[n:]
+	}
+	return nil
+}
+
+// each applies a change to each item and reports per item; it goes on after errors (contract 41 CLI-11).
+func each[T any](items []T, key func(T) string, do func(T) (status string, err error)) ipcapi.MutationReport {
+	report := ipcapi.MutationReport{Results: make([]ipcapi.MutationResult, 0, len(items))}
+	for _, item := range items {
+		res := ipcapi.MutationResult{Key: key(item)}
+		status, err := do(item)
+		if res.Status = status; err != nil {
+			res.Status = ipcapi.ResultFailed
+			res.Error = &ipcapi.MutationError{Status: failure.KindOf(err).Status(), Message: failure.Why(err)}
+		}
+		report.Results = append(report.Results, res)
+	}
+	return report
+}
+
+// waitActive waits as long as the caller asked for, within bounds, and gives the state that was reached.
+func (s *Service) waitActive(ctx context.Context, user ident.UCloudUser, waitMs int64) string {
+	wait := min(max(0, time.Duration(waitMs)*time.Millisecond), maxWait)
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	if s.o.Users.WaitActive(ctx, user) == nil {
+		return string(store.MappingActive)
+	}
+	m, err := s.o.Users.Mapping(context.WithoutCancel(ctx), user)
+	if err != nil {
+		return string(store.MappingPending) // it was a moment ago
+	}
+	return string(m.State)
+}

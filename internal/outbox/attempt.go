@@ -81,7 +81,7 @@ func call(ctx context.Context, d Deliver, e store.OutboxEntry) (res Result, err 
 // process does not deliver twice. Only the end of ctx gives up, and then not before one attempt with time of its own.
 func (b *Outbox) conclude(ctx context.Context, e store.OutboxEntry, res Result, o outcomeError) Outcome {
 	for try := 0; ; try++ {
-		outcome, err := b.record(ctx, e, res, o)
+		outcome, err := b.record(ctx, e, res, o, try)
 		if err == nil {
 			return outcome
 		}
@@ -96,18 +96,22 @@ func (b *Outbox) conclude(ctx context.Context, e store.OutboxEntry, res Result, 
 // recordTimeout bounds the storing of an outcome while the process is being stopped.
 const recordTimeout = 10 * time.Second
 
+// completeTries is how often the Complete of a guarded kind is tried again before the entry becomes suspect. Other kinds
+// are delivered again instead.
+const completeTries = 4
+
 // record makes one transaction out of an outcome.
-func (b *Outbox) record(ctx context.Context, e store.OutboxEntry, res Result, o outcomeError) (Outcome, error) {
+func (b *Outbox) record(ctx context.Context, e store.OutboxEntry, res Result, o outcomeError, try int) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	switch {
 	case o.err == nil:
 		refused, err := b.remove(ctx, e, res)
-		if refused == nil {
+		guarded := b.kinds[e.Kind].guarded
+		if refused == nil || guarded && try < completeTries {
 			return Delivered, err
 		}
-		o = outcomeError{err: fmt.Errorf("complete delivery: %w", refused), suspect: b.kinds[e.Kind].guarded}
-		return b.keep(ctx, e, nil, o)
+		return b.keep(ctx, e, nil, outcomeError{err: fmt.Errorf("complete delivery: %w", refused), suspect: guarded})
 	case o.permanent:
 		b.log.ErrorContext(ctx, "a delivery is given up", b.attrs(e, o.err)...)
 		refused, err := b.remove(ctx, e, res)

@@ -185,22 +185,28 @@ func (s *Store) OnEnqueue(f func()) {
 // An error of the commit itself (a broken connection to PostgreSQL) leaves open whether the change is there; it is not
 // repeated.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
-	enqueued, err := s.update(ctx, fn)
-	if err != nil || !enqueued {
+	tx, err := s.update(ctx, fn)
+	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	hooks := s.onEnqueue
-	s.mu.Unlock()
-	for _, f := range hooks {
+	for _, f := range tx.after {
 		f()
+	}
+	if tx.enqueued {
+		s.mu.Lock()
+		hooks := s.onEnqueue
+		s.mu.Unlock()
+		for _, f := range hooks {
+			f()
+		}
 	}
 	return nil
 }
 
-func (s *Store) update(ctx context.Context, fn func(*Tx) error) (enqueued bool, err error) {
+// update returns the committed transaction.
+func (s *Store) update(ctx context.Context, fn func(*Tx) error) (tx *Tx, err error) {
 	if err := s.ready(); err != nil {
-		return false, err
+		return nil, err
 	}
 	wait := time.NewTimer(s.timeout)
 	defer wait.Stop()
@@ -208,18 +214,15 @@ func (s *Store) update(ctx context.Context, fn func(*Tx) error) (enqueued bool, 
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 	case <-ctx.Done():
-		return false, fmt.Errorf("wait for the database: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("wait for the database: %w", context.Cause(ctx))
 	case <-wait.C:
-		return false, fmt.Errorf("wait for the database: another change did not end within %v", s.timeout)
+		return nil, fmt.Errorf("wait for the database: another change did not end within %v", s.timeout)
 	}
 	err = s.repeat(ctx, func() (*Tx, error) {
-		tx, err := s.attempt(ctx, s.write, s.engine.writeOptions(), fn)
-		if tx != nil {
-			enqueued = tx.enqueued
-		}
+		tx, err = s.attempt(ctx, s.write, s.engine.writeOptions(), fn)
 		return tx, err
 	})
-	return enqueued, err
+	return tx, err
 }
 
 // View runs fn in a transaction that sees one consistent state and cannot write. fn may run more than once, see

@@ -88,6 +88,18 @@ func (tx *Tx) DeleteTokensOf(purpose, object string) (int, error) {
 	return int(n), err
 }
 
+// DeleteTokensOfUser removes all tokens of a user and says how many they were.
+func (tx *Tx) DeleteTokensOfUser(user ident.UCloudUser) (int, error) {
+	n, err := tx.exec("remove tokens of a user", `DELETE FROM tokens WHERE user_name = ?`, string(user))
+	return int(n), err
+}
+
+// CountTokens is how many tokens of a purpose the user has that are not over.
+func (tx *Tx) CountTokens(user ident.UCloudUser, purpose string, now time.Time) (int, error) {
+	return one(tx, value[int], "count tokens",
+		`SELECT count(*) FROM tokens WHERE user_name = ? AND purpose = ? AND ends_at > ?`, string(user), purpose, toMS(now))
+}
+
 // PurgeTokens removes the tokens whose time is over or whose uses are spent, and says how many they were.
 func (tx *Tx) PurgeTokens(now time.Time) (int, error) {
 	n, err := tx.exec("purge tokens", `DELETE FROM tokens WHERE ends_at <= ? OR uses_left = 0`, toMS(now))

@@ -22,7 +22,12 @@ type Tx struct {
 	failed   error // the first failed statement; ends the transaction
 	finished bool
 	enqueued bool // something was put into the outbox
+	after    []func()
 }
+
+// AfterCommit has f called once this transaction is committed, in the goroutine of whoever called [Store.Update]; not if
+// it is rolled back. f may use the store.
+func (tx *Tx) AfterCommit(f func()) { tx.after = append(tx.after, f) }
 
 var errFinished = errors.New("the transaction has ended")
 

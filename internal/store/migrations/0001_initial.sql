@@ -151,3 +151,4 @@ CREATE TABLE tokens (
 );
 CREATE INDEX tokens_end ON tokens (ends_at);
 CREATE INDEX tokens_object ON tokens (purpose, object);
+CREATE INDEX tokens_user ON tokens (user_name, purpose);

@@ -1,0 +1,265 @@
+package demo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"ucloud-im/internal/devcore"
+	"ucloud-im/internal/devcore/console"
+	"ucloud-im/internal/ident"
+)
+
+// projectID is the id of the demo's project. It is fixed so that its directory is found again.
+const projectID ident.ProjectID = "6f2d3c1a-5b0e-4a77-9c1d-0d5e3f8a1b42"
+
+const (
+	readyTimeout = 30 * time.Second
+	stopTimeout  = 10 * time.Second
+)
+
+// Run runs the demo until ctx ends, then stops everything it started.
+func Run(ctx context.Context, o Options) error {
+	l, err := plan()
+	if err != nil {
+		return err
+	}
+	say := func(format string, args ...any) { fmt.Fprintf(o.Out, format+"\n", args...) }
+	if err := portsFree(o.CorePort, o.GatewayPort, o.GatewayPort+1); err != nil {
+		return err
+	}
+	say("UCloud integration module demo, %s", o.Version)
+	if l.root {
+		if err := l.createAccounts(say); err != nil {
+			return err
+		}
+	} else {
+		say("not root: everything runs as %s, instances are started directly instead of with sudo,", l.service)
+		say("and there is one user. Run it as root to see two users with real accounts.")
+	}
+	// The simulated Core forgets everything when it ends, so the provider starts anew as well.
+	if err := os.RemoveAll(l.state); err != nil {
+		return err
+	}
+	if err := errors.Join(l.directories(), l.install(o.Programs)); err != nil {
+		return err
+	}
+	key := randomKey()
+	core, err := devcore.New(devcore.Options{
+		Provider: Provider, ProviderURL: fmt.Sprintf("http://127.0.0.1:%d", o.GatewayPort), ConsoleKey: key,
+		PollInterval: 2 * time.Second, Log: slog.New(slog.NewTextHandler(o.Out, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.configure(o, core); err != nil {
+		return err
+	}
+	return l.serve(ctx, o, core, key, say)
+}
+
+func randomKey() string {
+	b := make([]byte, 16)
+	rand.Read(b) //nolint:errcheck // crypto/rand.Read never fails
+	return hex.EncodeToString(b)
+}
+
+func portsFree(ports ...int) error {
+	for _, port := range ports {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			return fmt.Errorf("port %d of the demo is in use; choose others with --core-port and --gateway-port: %w", port, err)
+		}
+		_ = l.Close()
+	}
+	return nil
+}
+
+// serve runs the simulated Core in this process and gateway and server as children.
+func (l *layout) serve(ctx context.Context, o Options, core *devcore.Core, key string, say func(string, ...any)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", o.CorePort))
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: core.Handler(console.Files()), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = server.Serve(listener) })
+	wg.Go(func() { core.Run(ctx) })
+	defer func() {
+		_ = server.Close()
+		cancel()
+		wg.Wait()
+	}()
+
+	srv, err := l.start("server", &lineWriter{w: o.Out})
+	if err != nil {
+		return err
+	}
+	defer stop(srv)
+	gw, err := l.start("gateway", &lineWriter{w: o.Out})
+	if err != nil {
+		return err
+	}
+	defer stop(gw)
+	defer l.stopInstances()
+
+	if err := l.prepare(ctx, core, srv, gw); err != nil {
+		return err
+	}
+	l.explain(o, key, say)
+	select {
+	case <-ctx.Done():
+		say("stopping")
+		return nil
+	case <-srv.done:
+		return fmt.Errorf("the server ended: %w", srv.err)
+	case <-gw.done:
+		return fmt.Errorf("the gateway ended: %w", gw.err)
+	}
+}
+
+// prepare gives the users allocations once the provider has declared its products.
+func (l *layout) prepare(ctx context.Context, core *devcore.Core, parts ...*process) error {
+	names := make([]ident.UCloudUser, 0, len(l.people))
+	for _, p := range l.people {
+		core.AddUser(ident.UCloudUser(p.ucloud))
+		names = append(names, ident.UCloudUser(p.ucloud))
+	}
+	core.AddProject(projectID, "Analytical engines", names...)
+	deadline := time.NewTimer(readyTimeout)
+	defer deadline.Stop()
+	for !core.Declared(category) || core.EventSessions() == 0 || core.Polls() == 0 {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-parts[0].done:
+			return fmt.Errorf("the server ended: %w", parts[0].err)
+		case <-parts[1].done:
+			return fmt.Errorf("the gateway ended: %w", parts[1].err)
+		case <-deadline.C:
+			return fmt.Errorf("the provider was not ready within %s; see the messages above", readyTimeout)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	for _, name := range names {
+		if err := core.Allocate(ident.Owner{User: name}, category, 1000); err != nil {
+			return err
+		}
+	}
+	return core.Allocate(ident.Owner{Project: projectID}, category, 1000)
+}
+
+func (l *layout) explain(o Options, key string, say func(string, ...any)) {
+	ucloud := filepath.Join(l.programs, "ucloud")
+	say("")
+	say("running: simulated Core, gateway on 127.0.0.1:%d, server, all ready", o.GatewayPort)
+	say("")
+	say("  1. Open   http://127.0.0.1:%d/#key=%s", o.CorePort, key)
+	say("  2. Press Connect and follow the link; the page shows a ticket.")
+	say("  3. Approve it, as operator (root or a member of the operators group):")
+	for _, p := range l.people {
+		say("       %s --socket %s connect TICKET %s     # %s", ucloud, l.socket(), p.local, p.ucloud)
+	}
+	if l.root {
+		say("     or as the user: su - %s -c '%s --socket %s connect TICKET'", l.people[0].local, ucloud, l.socket())
+	}
+	say("  4. Browse the home directory in the console, create a folder, and look at it with ls -l.")
+	say("")
+	say("See also: %s --socket %s status | users list | instances list", ucloud, l.socket())
+	say("Configuration: %s   Logs of users: %s", l.config, filepath.Join(l.logs, "users"))
+	if l.root {
+		say("Ctrl-C stops everything; `make demo-clean` removes the accounts.")
+	} else {
+		say("Ctrl-C stops everything; `make demo-clean` removes %s.", l.base)
+	}
+	say("")
+}
+
+// process is a child whose output is shown line by line.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended; err is set before
+	err  error
+}
+
+func (l *layout) start(role string, out io.Writer) (*process, error) {
+	cmd := exec.Command(filepath.Join(l.programs, "ucloud"), role, "--config-dir", l.config)
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + l.state}
+	cmd.Stdout, cmd.Stderr = out, out
+	// A group of its own: Ctrl-C reaches us alone, and we stop the parts in order.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if l.root {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(l.uid), Gid: uint32(l.gid)}
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the %s: %w", role, err)
+	}
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		if p.err == nil {
+			p.err = errors.New("exit status 0")
+		}
+		close(p.done)
+	}()
+	return p, nil
+}
+
+func stop(p *process) {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(stopTimeout):
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+}
+
+// stopInstances asks the server to end all instances: they would otherwise wait for its return.
+func (l *layout) stopInstances() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(l.programs, "ucloud"), "--socket", l.socket(), "instances", "stop", "--all", "--yes", "--quiet")
+	_ = cmd.Run() // the server may be gone already
+}
+
+// lineWriter passes on whole lines of one process and shows warnings and errors only: the logs are elsewhere.
+type lineWriter struct {
+	mu   sync.Mutex // standard output and standard error share a writer
+	w    io.Writer
+	rest string
+}
+
+// Write implements [io.Writer].
+func (l *lineWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := l.rest + string(b)
+	for {
+		line, rest, ok := strings.Cut(text, "\n")
+		if !ok {
+			l.rest = text
+			return len(b), nil
+		}
+		if !strings.Contains(line, "level=INFO") && !strings.Contains(line, "level=DEBUG") {
+			fmt.Fprintln(l.w, line)
+		}
+		text = rest
+	}
+}

@@ -249,7 +249,8 @@ func (f *Fraction) decodeNode(d *decoder, n *node, path string, _ *keyInfo) {
 type SecretRef struct {
 	source string // "plain", "file", "env", "credential", or "" if not configured
 	name   string // path, variable or credential
-	value  *observability.Secret
+	// A pointer: fmt follows no pointer to a text, whatever the verb, so the value cannot be printed by mistake.
+	value *observability.Secret
 }
 
 // Value is the secret. It is empty if none is configured, and also for a file, variable or credential as long as the

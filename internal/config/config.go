@@ -46,11 +46,10 @@ type Config struct {
 	meta *metadata
 }
 
-// metadata is kept behind a pointer, so that printing a Config with any verb does not walk into it.
+// metadata says where values come from. It holds no secret: fmt walks into everything when a verb does not fit.
 type metadata struct {
 	places  map[place]position
 	sources []*source
-	secrets []string // plain secrets of the files, only to be cut out of texts
 }
 
 // IPCSocket is the path of the socket for instances, gateway and command line.

@@ -198,7 +198,7 @@ func (l *loader) resolveSecrets() {
 				l.problems.add(l.config.problem(doc, Error, rule, path, shortError(err), remedy))
 				return true
 			}
-			l.config.meta.secrets = append(l.config.meta.secrets, s.Value().Reveal())
+			l.secrets = append(l.secrets, s.Value().Reveal())
 			return true
 		})
 	}

@@ -93,7 +93,8 @@ type loader struct {
 	options  Options
 	config   *Config
 	problems Problems
-	damaged  bool // a file could not be read or parsed: rules about the whole make no sense
+	secrets  []string // plain secrets that were met, to be cut out of the report; they do not outlive the loader
+	damaged  bool     // a file could not be read or parsed: rules about the whole make no sense
 }
 
 func (l *loader) run(dir string) {
@@ -219,7 +220,7 @@ func (l *loader) version(doc string, src *source, root *node) {
 }
 
 func (l *loader) decoder(doc string) *decoder {
-	return &decoder{problems: &l.problems, doc: doc, dir: l.config.Dir, places: l.config.meta.places, secrets: &l.config.meta.secrets}
+	return &decoder{problems: &l.problems, doc: doc, dir: l.config.Dir, places: l.config.meta.places, secrets: &l.secrets}
 }
 
 func (l *loader) decode(doc string, v reflect.Value, root *node) {
@@ -247,7 +248,7 @@ func (l *loader) warnf(rule, keyPath, remedy, format string, args ...any) {
 
 // scrub cuts plain secrets out of a problem. Nothing should put them there; this is the net below.
 func (l *loader) scrub(p *Problem) {
-	for _, s := range l.config.meta.secrets {
+	for _, s := range l.secrets {
 		if len(s) < 4 {
 			continue // would cut parts out of words, and is no secret
 		}

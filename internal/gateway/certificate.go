@@ -4,12 +4,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"ucloud-im/internal/observability"
 )
 
 const (
@@ -19,15 +22,22 @@ const (
 	certificateWarning = 21 * 24 * time.Hour
 )
 
-// Certificate is a certificate chain with its private key in two PEM files, which are read again when they change. Until
-// the new files are complete and match, the old certificate stays in use. Connections that exist are not affected.
+// CertificateFiles say where a certificate chain and its private key are, in PEM form.
+type CertificateFiles struct {
+	Certificate string
+	Key         string // the file; or, if the key is not in a file:
+	KeyPEM      observability.Secret
+}
+
+// Certificate is a certificate whose files are read again when they change. Until the new files are complete and match,
+// the old certificate stays in use. Connections that exist are not affected.
 type Certificate struct {
-	certFile, keyFile string
-	log               *slog.Logger
-	current           atomic.Pointer[tls.Certificate]
+	log     *slog.Logger
+	current atomic.Pointer[tls.Certificate]
 
 	mu      sync.Mutex // one reload at a time
-	stamp   [2]stamp   // of the files as they were tried last
+	files   CertificateFiles
+	stamp   [2]stamp // of the files as they were tried last
 	checked time.Time
 }
 
@@ -39,44 +49,70 @@ type stamp struct {
 }
 
 // LoadCertificate reads the files.
-func LoadCertificate(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
-	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log.With("part", "tls")}
-	if err := c.Reload(); err != nil {
+func LoadCertificate(files CertificateFiles, log *slog.Logger) (*Certificate, error) {
+	c := &Certificate{log: log.With("part", "tls")}
+	if err := c.Use(files); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// Reload reads the files now. On an error the certificate in use stays.
-func (c *Certificate) Reload() error {
+// Use reads the certificate from other files, or from the same ones again. On an error the certificate in use stays, and
+// so do its files.
+func (c *Certificate) Use(files CertificateFiles) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.reloadLocked(c.stamps())
+	old := c.files
+	c.files = files
+	err := c.reloadLocked(c.stampsLocked())
+	if err != nil && old.Certificate != "" {
+		c.files = old
+	}
+	return err
 }
 
 func (c *Certificate) reloadLocked(now [2]stamp) error {
 	c.stamp, c.checked = now, time.Now()
-	st, err := os.Stat(c.keyFile)
-	if err != nil {
-		return fmt.Errorf("read the TLS key: %w", err)
-	}
-	if st.Mode().Perm()&0o007 != 0 {
-		return fmt.Errorf("TLS key %s can be read by everybody (mode %04o)", c.keyFile, st.Mode().Perm())
-	}
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	certPEM, err := os.ReadFile(c.files.Certificate)
 	if err != nil {
 		return fmt.Errorf("read the TLS certificate: %w", err)
+	}
+	keyPEM := []byte(c.files.KeyPEM.Reveal())
+	if c.files.Key != "" {
+		if keyPEM, err = readKey(c.files.Key); err != nil {
+			return fmt.Errorf("read the TLS key: %w", err)
+		}
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return fmt.Errorf("use the TLS certificate: %w", err)
 	}
 	left := time.Until(pair.Leaf.NotAfter)
 	switch {
 	case left <= 0:
-		return fmt.Errorf("TLS certificate %s expired on %s", c.certFile, pair.Leaf.NotAfter.Format(time.DateOnly))
+		return fmt.Errorf("TLS certificate %s expired on %s", c.files.Certificate, pair.Leaf.NotAfter.Format(time.DateOnly))
 	case left < certificateWarning:
-		c.log.Warn("TLS certificate expires soon", "file", c.certFile, "expires", pair.Leaf.NotAfter)
+		c.log.Warn("TLS certificate expires soon", "file", c.files.Certificate, "expires", pair.Leaf.NotAfter)
 	}
 	c.current.Store(&pair)
-	c.log.Info("TLS certificate loaded", "file", c.certFile, "names", pair.Leaf.DNSNames, "expires", pair.Leaf.NotAfter)
+	c.log.Info("TLS certificate loaded", "file", c.files.Certificate, "names", pair.Leaf.DNSNames, "expires", pair.Leaf.NotAfter)
 	return nil
+}
+
+func readKey(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode().Perm()&0o007 != 0 {
+		return nil, fmt.Errorf("%s is open to everybody (mode %04o)", path, st.Mode().Perm())
+	}
+	return io.ReadAll(io.LimitReader(f, 1<<20))
 }
 
 // NotAfter is when the certificate in use ends.
@@ -87,7 +123,7 @@ func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if c.mu.TryLock() { // else somebody is looking already
 		if time.Since(c.checked) >= certificateCheck {
 			c.checked = time.Now()
-			if now := c.stamps(); now != c.stamp {
+			if now := c.stampsLocked(); now != c.stamp {
 				if err := c.reloadLocked(now); err != nil {
 					c.log.Error("TLS certificate not reloaded, the old one stays in use", "error", err)
 				}
@@ -101,8 +137,8 @@ func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, errors.New("no certificate")
 }
 
-func (c *Certificate) stamps() (out [2]stamp) {
-	for i, name := range [...]string{c.certFile, c.keyFile} {
+func (c *Certificate) stampsLocked() (out [2]stamp) {
+	for i, name := range [...]string{c.files.Certificate, c.files.Key} {
 		st, err := os.Stat(name) // following links: certificate tools switch symbolic links
 		if err != nil {
 			continue

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -350,3 +351,13 @@ func eventually(t testing.TB, what string, cond func() bool) {
 var errTest = errors.New("test")
 
 var _ = []any{httptest.NewServer, url.Parse, strconv.Itoa}
+
+func contains(s, sub string) bool { return strings.Contains(s, sub) }
+
+func readProcTCP() string {
+	b, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}

@@ -136,7 +136,7 @@ func isPort(s string) bool {
 	if s == "" {
 		return true
 	}
-	if s[0] != ':' || len(s) > 6 {
+	if s[0] != ':' || len(s) < 2 || len(s) > 6 {
 		return false
 	}
 	for i := 1; i < len(s); i++ {

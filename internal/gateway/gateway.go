@@ -50,12 +50,14 @@ func New(o Options, s Settings) (*Gateway, error) {
 	}
 	g := &Gateway{
 		o: o, log: o.Log.With("part", "gateway"), access: o.AccessLog, routes: o.Routes,
-		server: &upstream{dial: o.DialServer}, tokens: rate.NewLimiter(0, 0), done: make(chan struct{}),
+		server: &upstream{dial: o.DialServer}, done: make(chan struct{}),
 		small: bufferPool{size: 16 << 10}, large: bufferPool{size: 256 << 10},
 	}
 	if g.access == nil {
 		g.access = o.Log.With("part", "access")
 	}
+	limit := s.withDefaults().Limits.TokenChecksPerSecond
+	g.tokens = rate.NewLimiter(rate.Limit(limit), int(2*limit)) // full, unlike one whose burst grows later
 	g.Reconfigure(s)
 	g.conns = newConnections(func() (int, []netip.Prefix) {
 		s := g.settings.Load()
@@ -218,8 +220,9 @@ func (ex *exchange) sanitise(r *http.Request) (identity, map[string][]string, er
 	raw := r.RequestURI
 	if strings.HasPrefix(raw, "/") {
 		raw, _, _ = strings.Cut(raw, "?")
-	} else { // absolute-form, whose host net/http has put into r.Host (RFC 9112 section 3.2.2)
-		if r.URL.Scheme != "http" && r.URL.Scheme != "https" || r.URL.User != nil || r.URL.Opaque != "" {
+	} else { // absolute-form, whose host net/http has put into r.Host (RFC 9112 section 3.2.2); HTTP/2 has no such form
+		u := r.URL
+		if r.ProtoMajor != 1 || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.Opaque != "" || u.Host != r.Host {
 			return identity{}, nil, failure.New(failure.Invalid, "The request target is not valid")
 		}
 		raw = r.URL.EscapedPath()

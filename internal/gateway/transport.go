@@ -298,6 +298,9 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// uploadEnd is how long the end of an upload is waited for after the end of the answer.
+const uploadEnd = 10 * time.Millisecond
+
 // Close implements [io.Closer].
 func (b *answerBody) Close() error {
 	b.once.Do(b.close)
@@ -307,10 +310,13 @@ func (b *answerBody) Close() error {
 func (b *answerBody) close() {
 	reusable := b.reusable && b.ended
 	if b.upload != nil {
+		// The upstream answers when it has everything, a moment before the goroutine that sent it has noticed.
+		timer := time.NewTimer(uploadEnd)
+		defer timer.Stop()
 		select {
 		case <-b.upload.done:
 			reusable = reusable && b.upload.complete
-		default:
+		case <-timer.C:
 			reusable = false // answered without reading the whole request
 			b.c.Close()
 			b.upload.stop()

@@ -106,8 +106,9 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
 	b.pending += n
 	b.bytes.in.Add(int64(n))
-	if err != nil {
+	if err == io.EOF {
 		// net/http goes on reading in the background to see whether the client leaves; an old deadline would look like that.
+		// After a timeout the deadline stays: else net/http would wait for the rest of the body before it answers.
 		b.guard.rc.SetReadDeadline(time.Time{}) //nolint:errcheck // as above
 	}
 	return n, err

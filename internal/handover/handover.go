@@ -132,7 +132,11 @@ func (s *Sockets) Listen(ctx context.Context, address string) (net.Listener, err
 	var lc net.ListenConfig
 	path, isUnix := strings.CutPrefix(address, "unix:")
 	if !isUnix {
-		l, err := lc.Listen(ctx, "tcp", address)
+		network := "tcp"
+		if ap, err := netip.ParseAddrPort(address); err == nil && ap.Addr().Is4() {
+			network = "tcp4" // else 0.0.0.0 would also mean all IPv6 addresses
+		}
+		l, err := lc.Listen(ctx, network, address)
 		if err != nil {
 			return nil, fmt.Errorf("listen at %s: %w", address, err)
 		}

@@ -33,6 +33,10 @@ var (
 	MeDisconnect = ipc.Call[MeDisconnection, Empty]{Name: "me.disconnect", Access: ipc.AccessMapped}
 )
 
+// CodePolicy is the code of an error that means: the caller may ask, but the policy of the provider says no (an account
+// out of range, not in the group). Other Forbidden errors mean that the caller may not ask.
+const CodePolicy = "POLICY"
+
 // TicketRef names a ticket by its text, in any spelling that a person may give it.
 type TicketRef struct {
 	Ticket string `json:"ticket"`

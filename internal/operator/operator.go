@@ -159,3 +159,13 @@ func (s *Service) waitActive(ctx context.Context, user ident.UCloudUser, waitMs 
 	}
 	return string(m.State)
 }
+
+// refused marks a refusal of the account policy, so that it can be told from one of the caller (contract 41 section 3,
+// exit codes 7 and 77).
+func refused(err error) error {
+	e, ok := errors.AsType[*failure.Error](err)
+	if !ok || e.Kind != failure.Forbidden {
+		return err
+	}
+	return &failure.Error{Kind: e.Kind, Why: e.Why, Code: ipcapi.CodePolicy, Cause: err}
+}

@@ -75,7 +75,7 @@ func (s *Service) ticketComplete(ctx context.Context, r *ipc.Request, req ipcapi
 		return res, err
 	}
 	if !m.SelfService() {
-		return res, failure.New(failure.Forbidden, "At this provider an operator completes tickets. Please send them yours")
+		return res, refused(failure.New(failure.Forbidden, "At this provider an operator completes tickets. Please send them yours"))
 	}
 	t, err := parse(req.Ticket)
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *Service) ticketComplete(ctx context.Context, r *ipc.Request, req ipcapi
 		Ticket: t, User: req.User, Local: r.Peer.UID().String(), By: by(r) + " (self)", DryRun: req.DryRun,
 	})
 	if err != nil {
-		return res, err
+		return res, refused(err)
 	}
 	return s.linked(ctx, mapping, req.WaitMs, req.DryRun), nil
 }
@@ -111,7 +111,7 @@ func (s *Service) ticketApprove(ctx context.Context, r *ipc.Request, req ipcapi.
 		Ticket: t, User: req.User, Local: req.Local, By: by(r), ExpiresAt: req.ExpiresAt, DryRun: req.DryRun,
 	})
 	if err != nil {
-		return res, err
+		return res, refused(err)
 	}
 	return s.linked(ctx, mapping, req.WaitMs, req.DryRun), nil
 }

@@ -147,7 +147,7 @@ func (s *Service) userAdd(ctx context.Context, r *ipc.Request, req ipcapi.UserAd
 		NoApprove: req.NoApprove, DryRun: req.DryRun,
 	})
 	if err != nil {
-		return res, err
+		return res, refused(err)
 	}
 	return s.linked(ctx, m, req.WaitMs, req.DryRun), nil
 }

@@ -87,16 +87,16 @@ func (s *Service) deliverApprove(ctx context.Context, e store.OutboxEntry) (outb
 		}
 		return outbox.Result{}, outbox.RetryAfter(err, waitAfterNoAnswer(e.Attempts))
 	}
-	// Core's answer is written down in the transaction that removes the delivery.
-	return outbox.Result{
-		Complete: func(tx *store.Tx) error { return s.approved(tx, p) },
-		After: func() {
-			// A process that stops now makes it active at its next start, see Repair.
+	// Core's answer is written down in the transaction that removes the delivery. A process that stops right after the
+	// commit makes the mapping active at its next start, see Repair.
+	return outbox.Result{Complete: func(tx *store.Tx) error {
+		tx.AfterCommit(func() {
 			if err := s.activate(context.WithoutCancel(ctx), p.User); err != nil {
 				s.log.Error("an approved mapping could not be made active yet", "user", p.User, "error", err)
 			}
-		},
-	}, nil
+		})
+		return s.approved(tx, p)
+	}}, nil
 }
 
 // outcomeKnown tells whether Core certainly does nothing (more) about an approval. Beside a lost answer, any status of

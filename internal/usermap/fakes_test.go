@@ -310,9 +310,6 @@ func (w *world) attempt(t *testing.T, e store.OutboxEntry) {
 			}
 			return tx.OutboxDone(e.ID)
 		})
-		if res.After != nil {
-			res.After()
-		}
 		return
 	}
 	update(func(tx *store.Tx) error {

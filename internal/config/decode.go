@@ -316,8 +316,20 @@ func (d *decoder) setDefault(v reflect.Value, k *keyInfo) {
 	}
 }
 
-// literal reads the text of a default as the file would be read.
+// literal reads the text of a default as the file would be read. Plain words and numbers, nearly all of them, need no
+// parser.
 func literal(text string) *node {
+	n := &node{kind: kindText, text: text}
+	switch {
+	case text == "true" || text == "false":
+		n.kind = kindBool
+		return n
+	case strings.Trim(text, "0123456789") == "":
+		n.kind = kindInt
+		return n
+	case !strings.ContainsAny(text, "[]{}\"'#&*!|>, "):
+		return n
+	}
 	var problems Problems
 	root := parse(&source{name: "default"}, []byte("v: "+text), &problems)
 	if len(problems) > 0 || root.child("v") == nil {

@@ -14,6 +14,7 @@ import (
 // environment checks what the configuration says about this machine (CFG-5). It reads and never writes; it binds no
 // port and runs no program. Each role checks what it will use itself.
 func (l *loader) environment() {
+	l.logLevel()
 	l.checkAccount()
 	l.checkOwnFiles()
 	l.checkCoreKeys()
@@ -26,6 +27,18 @@ func (l *loader) environment() {
 		l.checkPrograms()
 		l.checkDriveRoots()
 		l.checkBrandingFiles()
+	}
+}
+
+// logLevel applies UCLOUD_LOG_LEVEL. It is the only variable that changes a value of the configuration (contract 40
+// section 14).
+func (l *loader) logLevel() {
+	switch level := l.options.Getenv("UCLOUD_LOG_LEVEL"); level {
+	case "":
+	case "error", "warn", "info", "debug":
+		l.config.Logs.Level = level
+	default:
+		l.warnf("CFG-5", "logs.level", "use error, warn, info or debug", "UCLOUD_LOG_LEVEL has the unknown value %s and is ignored", quote(level))
 	}
 }
 

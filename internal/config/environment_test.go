@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -459,6 +460,19 @@ func TestStaticReadsNothingElse(t *testing.T) {
 	if c := s.expect(t); c == nil || c.Server.RefreshToken.Value() != "" || !c.Server.RefreshToken.IsSet() {
 		t.Error("the secret was read, or the configuration refused")
 	}
+}
+
+func TestLogLevelVariable(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "")
+	for value, want := range map[string]slog.Level{"debug": slog.LevelDebug, "error": slog.LevelError, "": slog.LevelInfo} {
+		s.options.Getenv = func(string) string { return value }
+		if c := s.expect(t); c.Logs.SlogLevel() != want || c.Logs.ComponentLevel("jobs") != want {
+			t.Errorf("%q: %v", value, c.Logs.SlogLevel())
+		}
+	}
+	s.options.Getenv = func(string) string { return "loud" }
+	s.expect(t, "CFG-5 logs.level: unknown value \"loud\"")
 }
 
 // Loading leaves everything as it was.

@@ -2,8 +2,8 @@ package config
 
 import (
 	"bytes"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,43 +22,41 @@ func FuzzLoad(f *testing.F) {
 		}
 		for _, file := range a.Files {
 			if file.Name != "want" {
-				f.Add(file.Data)
+				f.Add(file.Data, uint8(max(slices.Index(documents, strings.TrimSuffix(file.Name, ".yml")), 0)))
 			}
 		}
 	}
 	for _, s := range []string{
 		"- - - - - -", "a: &a [*a, *a]", "{{{{", "? ? ?", "a: !!binary x", "%YAML 1.2\n---\na: b", "a: |\n  x\n b", "\xff\xfe", "a: \"\\x", "<<: {}", "&a a: *a",
 	} {
-		f.Add([]byte(s))
+		f.Add([]byte(s), uint8(0))
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(func(t *testing.T, data []byte, which uint8) {
 		if len(data) > 64<<10 {
 			return
 		}
-		for _, doc := range []string{"config", "server", "secrets"} {
-			dir := t.TempDir()
-			for name, text := range map[string]string{"config": minimal, "server": "version: 1\nrefreshToken: x\n"} {
-				if err := os.WriteFile(filepath.Join(dir, name+".yml"), []byte(text), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := os.WriteFile(filepath.Join(dir, doc+".yml"), data, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			c, problems := Load(dir, Options{Role: RoleCheck, Getenv: noEnv})
-			if (c == nil) != problems.HasErrors() {
-				t.Fatalf("%s: configuration %v with %v", doc, c, problems)
-			}
-			_, again := Load(dir, Options{Role: RoleCheck, Getenv: noEnv})
-			if report(problems) != report(again) {
-				t.Fatalf("%s: two runs differ:\n%s\n%s", doc, report(problems), report(again))
-			}
-			if c != nil && doc == "config" {
-				printAndReload(t, c)
-			}
+		doc := documents[int(which)%len(documents)]
+		dir := t.TempDir()
+		files := map[string]string{"config": minimal, "server": "version: 1\nrefreshToken: x\n"}
+		files[doc] = string(data)
+		for name, text := range files {
+			write(t, filepath.Join(dir, name+".yml"), text, 0o600)
+		}
+		c, problems := Load(dir, Options{Role: RoleCheck, Getenv: noEnv})
+		if (c == nil) != problems.HasErrors() {
+			t.Fatalf("%s: configuration %v with %v", doc, c, problems)
+		}
+		_, again := Load(dir, Options{Role: RoleCheck, Getenv: noEnv})
+		if report(problems) != report(again) {
+			t.Fatalf("%s: two runs differ:\n%s\n%s", doc, report(problems), report(again))
+		}
+		if c != nil && doc == "config" {
+			printAndReload(t, c)
 		}
 	})
 }
+
+var documents = []string{"config", "server", "secrets"}
 
 func report(ps Problems) string {
 	var b bytes.Buffer

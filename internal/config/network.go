@@ -213,7 +213,8 @@ func parseListen(text string) (Listen, error) {
 	return Listen{TCP: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())}, nil
 }
 
-// overlaps tells whether both cannot be bound at the same time.
+// overlaps tells whether both cannot be bound at the same time. Addresses of different families never overlap: bound as
+// [Listen.Network] says, [::] takes no IPv4 connections.
 func (l Listen) overlaps(o Listen) bool {
 	if l.Path != "" || o.Path != "" {
 		return l.Path == o.Path
@@ -221,7 +222,8 @@ func (l Listen) overlaps(o Listen) bool {
 	if !l.TCP.IsValid() || !o.TCP.IsValid() || l.TCP.Port() != o.TCP.Port() {
 		return false
 	}
-	return l.TCP.Addr() == o.TCP.Addr() || l.IsWildcard() || o.IsWildcard()
+	a, b := l.TCP.Addr(), o.TCP.Addr()
+	return a == b || a.Is4() == b.Is4() && (l.IsWildcard() || o.IsWildcard())
 }
 
 func (l Listen) describe() string { return fmt.Sprintf("%s %s", l.Network(), l.Address()) }

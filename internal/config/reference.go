@@ -74,6 +74,8 @@ func (k *keyInfo) defaultCell() string {
 		return "**required**"
 	case k.hasDefault:
 		return "`" + k.def + "`"
+	case strings.HasPrefix(k.need, "exactly"):
+		return k.need
 	case k.defaultDoc != "" && k.need != "":
 		return "required " + k.need + "; " + k.defaultDoc
 	case k.need != "":
@@ -83,7 +85,7 @@ func (k *keyInfo) defaultCell() string {
 }
 
 func (k *keyInfo) meaning() string {
-	text := k.doc
+	text := markdown.Replace(k.doc)
 	if k.restart {
 		text += " *Restart.*"
 	}
@@ -92,6 +94,9 @@ func (k *keyInfo) meaning() string {
 	}
 	return text
 }
+
+// markdown keeps text from being read as markup.
+var markdown = strings.NewReplacer("<", "&lt;", "*", `\*`)
 
 func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
 
@@ -110,7 +115,7 @@ How values are written:
 |---|---|
 | host | ` + "`{ address: name, port: 443, scheme: https }` or `https://name:port`" + ` |
 | address | ` + "`{ address: name, port: 5432 }`" + `; for a database also the directory of a Unix socket |
-| listen | ` + "`\"127.0.0.1:8889\"` with a literal IP address, or `unix:/path`" + ` |
+| listen | ` + "`\"127.0.0.1:8889\"` with a literal IP address, or `unix:/path`; `0.0.0.0` means all IPv4 addresses, `[::]` all IPv6 addresses" + ` |
 | duration | ` + "`250ms`, `30s`, `15m`, `24h`, `7d`" + ` |
 | size | ` + "`64MiB` (binary) or `10GB` (decimal)" + ` |
 | path | absolute, without ` + "`..`" + ` |

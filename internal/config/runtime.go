@@ -1,5 +1,7 @@
 package config
 
+import "log/slog"
+
 // IPC is the socket for instances, gateway and command line (contract 40 section 5).
 type IPC struct {
 	Directory Path      `key:"directory" reload:"restart" default:"/run/ucloud" doc:"Holds ucloud.sock; not writable by others."`
@@ -20,6 +22,29 @@ type Logs struct {
 	Level       string      `key:"level" enum:"error,warn,info,debug" default:"info" doc:"Lowest level that is written. UCLOUD_LOG_LEVEL overrides it."`
 	Levels      Map[string] `key:"levels" enum:"error,warn,info,debug" defaultDoc:"{}" doc:"Level of single components, by name."`
 	Rotation    LogRotation `key:"rotation" doc:"Rotation of log files."`
+}
+
+// SlogLevel is the level for [log/slog].
+func (l Logs) SlogLevel() slog.Level { return slogLevel(l.Level) }
+
+// ComponentLevel is the level of one component: its own, or the general one.
+func (l Logs) ComponentLevel(component string) slog.Level {
+	if own, ok := l.Levels.Get(component); ok {
+		return slogLevel(*own)
+	}
+	return l.SlogLevel()
+}
+
+func slogLevel(word string) slog.Level {
+	switch word {
+	case "debug":
+		return slog.LevelDebug
+	case "warn":
+		return slog.LevelWarn
+	case "error":
+		return slog.LevelError
+	}
+	return slog.LevelInfo
 }
 
 // LogRotation says when log files are replaced and removed.

@@ -89,8 +89,10 @@ func (k *keyInfo) description() string {
 	switch {
 	case k.need == "yes":
 		text += " Required."
+	case strings.HasPrefix(k.need, "exactly"):
+		text += " E" + k.need[1:] + "."
 	case k.need != "":
-		text += " Required " + strings.TrimPrefix(k.need, "required ") + "."
+		text += " Required " + k.need + "."
 	case k.defaultDoc != "":
 		text += " Default: " + k.defaultDoc + "."
 	}

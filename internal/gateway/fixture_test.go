@@ -9,17 +9,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"ucloud-im/internal/auth"
@@ -192,13 +190,14 @@ type fixture struct {
 	log        *logBuffer
 	address    string // of the gateway
 	client     *http.Client
+	registry   *prometheus.Registry
 }
 
 type fixtureOption func(*fixture, *Options)
 
 func newFixture(t testing.TB, options ...fixtureOption) *fixture {
 	t.Helper()
-	f := &fixture{t: t, control: new(control), key: hoptoken.NewKey(), log: new(logBuffer)}
+	f := &fixture{t: t, control: new(control), key: hoptoken.NewKey(), log: new(logBuffer), registry: prometheus.NewRegistry()}
 	f.serverPath = filepath.Join(t.TempDir(), "server.sock")
 	f.server = newBackend(t, "server", listen(t, "unix", f.serverPath))
 	f.alice = newBackend(t, "alice", listen(t, "tcp", "127.0.0.1:0"))
@@ -211,7 +210,7 @@ func newFixture(t testing.TB, options ...fixtureOption) *fixture {
 		Provider: provider, Hosts: []string{"birch.example.net", "im.birch.example.net"}, LoopbackHosts: true, AccessLog: true,
 	}
 	o := Options{
-		VerifyCore: verifier.VerifyCore, Control: f.control, Routes: NewTable(log), Log: log,
+		VerifyCore: verifier.VerifyCore, Control: f.control, Routes: NewTable(log), Log: log, Registry: f.registry,
 		DialServer: func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", f.serverPath)
@@ -349,8 +348,6 @@ func eventually(t testing.TB, what string, cond func() bool) {
 }
 
 var errTest = errors.New("test")
-
-var _ = []any{httptest.NewServer, url.Parse, strconv.Itoa}
 
 func contains(s, sub string) bool { return strings.Contains(s, sub) }
 

@@ -110,8 +110,8 @@ func TestStatusOfFailures(t *testing.T) {
 					io.WriteString(c, tc.answer)
 				}
 			})
-			f.routeTo(s.port(), 2, 1)
-			for _, body := range []string{"{}", strings.Repeat("x", maxSmallBody+1)} { // small and streamed
+			for i, body := range []string{"{}", strings.Repeat("x", maxSmallBody+1)} { // small and streamed
+				f.routeTo(s.port(), 2, uint64(i)) // the script closes its connection after each answer
 				res := f.core("POST", "/ucloud/birch/files/move", body, alice)
 				if res.StatusCode != tc.status {
 					t.Errorf("%d bytes: got %d %s", len(body), res.StatusCode, res.body)

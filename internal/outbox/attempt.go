@@ -137,9 +137,6 @@ func (b *Outbox) remove(ctx context.Context, e store.OutboxEntry, res Result) (r
 		}
 		return nil
 	})
-	if err == nil && res.After != nil {
-		res.After()
-	}
 	return refused, err
 }
 

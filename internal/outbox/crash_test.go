@@ -54,10 +54,13 @@ func crashChild(path string) {
 		if n == at && place == "between" {
 			die()
 		}
-		return Result{After: func() {
-			if n == at {
-				die()
-			}
+		return Result{Complete: func(tx *store.Tx) error {
+			tx.AfterCommit(func() {
+				if n == at {
+					die()
+				}
+			})
+			return nil
 		}}, nil
 	}
 	b.Register("plain", deliver)

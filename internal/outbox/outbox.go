@@ -41,13 +41,12 @@ type Deliver func(ctx context.Context, e store.OutboxEntry) (Result, error)
 type Result struct {
 	// Complete runs in the transaction that removes the entry: after success, and after a [Permanent] error. It may run
 	// more than once (see [store.Store.Update]), when the connection to PostgreSQL breaks even after it was committed.
-	// When it fails, nothing is removed and the attempt counts as failed.
+	// When it fails, nothing is removed and the attempt counts as failed. What must follow the commit, such as waking
+	// somebody, goes to [store.Tx.AfterCommit].
 	Complete func(tx *store.Tx) error
 	// Kept runs instead in the transaction that puts the entry back after any other error; e is the entry as it will be
 	// stored. Its failure is logged, and the entry put back without it.
 	Kept func(tx *store.Tx, e store.OutboxEntry) error
-	// After runs once after Complete's transaction was committed. It must not block.
-	After func()
 }
 
 // Outcome is what became of an attempt, for metrics.

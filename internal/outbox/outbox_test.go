@@ -223,7 +223,7 @@ func TestParallelAcrossKeysOneWithin(t *testing.T) {
 	})
 }
 
-// Complete and the removal are one transaction, Kept and the putting back another; After comes after the commit.
+// Complete and the removal are one transaction, Kept and the putting back another.
 func TestResultIsStoredWithTheOutcome(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, r *rig) {
@@ -236,6 +236,7 @@ func TestResultIsStoredWithTheOutcome(t *testing.T) {
 			n++
 			res := Result{
 				Complete: func(tx *store.Tx) error {
+					tx.AfterCommit(func() { after = setting("complete") })
 					if err := tx.SetSetting("complete", fmt.Sprint(n)); err != nil {
 						return err
 					}
@@ -247,7 +248,6 @@ func TestResultIsStoredWithTheOutcome(t *testing.T) {
 				Kept: func(tx *store.Tx, e store.OutboxEntry) error {
 					return tx.SetSetting("kept", fmt.Sprint(n, " ", e.State, " ", e.Attempts))
 				},
-				After: func() { after = setting("complete") },
 			}
 			if n == 1 {
 				return res, errAway

@@ -52,7 +52,13 @@ func (s *Store) Backup(ctx context.Context, path string) (err error) {
 	}
 	defer f.Close()
 	defer os.Remove(f.Name())
-	if _, err := s.read.ExecContext(ctx, `VACUUM INTO ?`, f.Name()); err != nil {
+	// A connection of its own: those that read may not write any file, and the one that writes is needed meanwhile.
+	db, err := sqliteDB(s.path, []string{"busy_timeout(10000)"})
+	if err != nil {
+		return fmt.Errorf("back up database: %w", err)
+	}
+	_, err = db.ExecContext(ctx, `VACUUM INTO ?`, f.Name())
+	if err := errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("back up database: %w", err)
 	}
 	if err := f.Sync(); err != nil {

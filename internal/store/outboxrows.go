@@ -39,7 +39,7 @@ const outboxColumns = `id, kind, entry_key, payload, state, begun, attempts, nex
 func scanOutbox(s scanner) (e OutboxEntry, err error) {
 	var created, begun int64
 	var next sql.NullInt64
-	err = s.Scan(&e.ID, &e.Kind, &e.Key, &e.Payload, &e.State, &begun, &e.Attempts, &next, &created, &e.LastError)
+	err = s.Scan(&e.ID, &e.Kind, &e.Key, (*blob)(&e.Payload), &e.State, &begun, &e.Attempts, &next, &created, &e.LastError)
 	e.CreatedAt, e.Begun = fromMS(created), begun != 0
 	if next.Valid {
 		e.NextAt = fromMS(next.Int64)

@@ -1,6 +1,9 @@
 package store
 
 import (
+	"errors"
+	"fmt"
+	"strconv"
 	"time"
 
 	"ucloud-im/internal/ident"
@@ -59,20 +62,23 @@ func (tx *Tx) RemoveReplayUser(user ident.UCloudUser) error {
 // ReplayFrom is the time of the last event that was processed, zero for "everything" (contract 31 section 3.1). It is
 // written in the transaction that stores the event.
 func (tx *Tx) ReplayFrom() (time.Time, error) {
-	ms, err := list(tx, value[int64], "read replay-from",
-		`SELECT CAST(value AS BIGINT) FROM settings WHERE name = ?`, settingReplayFrom)
-	if err != nil || len(ms) == 0 {
+	text, err := tx.Setting(settingReplayFrom)
+	if errors.Is(err, ErrNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
 		return time.Time{}, err
 	}
-	return fromMS(ms[0]), nil
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read replay-from: %w", err)
+	}
+	return fromMS(ms), nil
 }
 
 // SetReplayFrom moves the position in the event stream. The zero time asks for everything again.
 func (tx *Tx) SetReplayFrom(t time.Time) error {
-	_, err := tx.exec("write replay-from",
-		`INSERT INTO settings (name, value) VALUES (?, CAST(? AS TEXT)) ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
-		settingReplayFrom, toMS(t))
-	return err
+	return tx.SetSetting(settingReplayFrom, strconv.FormatInt(toMS(t), 10))
 }
 
 // PutCategory stores a product category as Core has sent it.

@@ -46,7 +46,7 @@ func scanToken(s scanner) (t Token, err error) {
 	var hash []byte
 	var created, expires, idle int64
 	var firstUse, used sql.NullInt64
-	if err = s.Scan(&hash, &t.Purpose, &t.User, &t.Object, &created, &expires, &idle, &firstUse, &used, &t.UsesLeft, &t.Data); err != nil {
+	if err = s.Scan(&hash, &t.Purpose, &t.User, &t.Object, &created, &expires, &idle, &firstUse, &used, &t.UsesLeft, (*blob)(&t.Data)); err != nil {
 		return t, err
 	}
 	t.CreatedAt, t.ExpiresAt, t.IdleTimeout = fromMS(created), fromMS(expires), time.Duration(idle)*time.Millisecond

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -191,6 +192,22 @@ func bytesOf(b []byte) []byte {
 		return []byte{}
 	}
 	return b
+}
+
+// blob scans a BLOB column: empty comes back as nil on both engines.
+type blob []byte
+
+// Scan implements [sql.Scanner].
+func (b *blob) Scan(src any) error {
+	data, ok := src.([]byte)
+	if !ok && src != nil {
+		return fmt.Errorf("%T is not binary", src)
+	}
+	*b = nil
+	if len(data) > 0 {
+		*b = bytes.Clone(data) // the driver keeps its own
+	}
+	return nil
 }
 
 // prose makes any text storable. It is for texts that people read, such as error messages from elsewhere; never for

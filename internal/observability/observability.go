@@ -72,3 +72,12 @@ func RequestID(ctx context.Context) string {
 	id, _ := ctx.Value(requestKey{}).(string)
 	return id
 }
+
+// ParseLevel reads a level of the configuration: error, warn, info or debug. Anything else is info.
+func ParseLevel(s string) slog.Level {
+	var l slog.Level
+	if l.UnmarshalText([]byte(s)) != nil {
+		return slog.LevelInfo
+	}
+	return l
+}

@@ -1,0 +1,105 @@
+package roleserver
+
+import (
+	"context"
+	"time"
+
+	"ucloud-im/internal/events"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/ipc"
+	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/launcher"
+	"ucloud-im/internal/store"
+)
+
+// stopTimeout bounds the end of an instance whose user has lost the mapping.
+const stopTimeout = 30 * time.Second
+
+// userActive is told that a user's mapping has become active: drives that needed the local name can be made now, and
+// Core is asked for everything about the user, which the stream may have dropped before.
+func (s *server) userActive(_ context.Context, user ident.UCloudUser) {
+	s.events.ReplayUsers()
+	s.drives.Changed(ident.Owner{User: user})
+}
+
+// userInactive is told that a user's mapping has ended. The call that caused it must be answered quickly, so the
+// instance ends beside it.
+func (s *server) userInactive(ctx context.Context, user ident.UCloudUser, _ ident.UID, reason string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	s.background.Go(func() {
+		defer cancel()
+		if err := s.launcher.StopUser(ctx, user, reason); err != nil {
+			s.log.Error("instance of a disconnected user was not stopped", "user", user, "error", err)
+		}
+	})
+}
+
+// eventsChanged is told what the event stream has changed.
+func (s *server) eventsChanged(ctx context.Context, c events.Change) {
+	s.drives.Changed(c.Owners...)
+	var members []ident.UCloudUser
+	for _, p := range c.Projects {
+		members = append(append(members, p.Added...), p.Removed...)
+	}
+	if len(members) > 0 {
+		s.launcher.Recheck(ctx, members...)
+	}
+}
+
+// registerCalls adds the IPC calls that need several parts.
+func (s *server) registerCalls() {
+	ipc.Handle(s.ipc, ipcapi.GatewayToken, func(ctx context.Context, _ *ipc.Request, q ipcapi.TokenQuery) (ipcapi.TokenReply, error) {
+		var hash [32]byte
+		if len(q.Hash) != len(hash) {
+			return ipcapi.TokenReply{}, nil
+		}
+		open, err := s.tokens.Open(ctx, [32]byte(q.Hash), q.User)
+		return ipcapi.TokenReply{Open: open}, err
+	})
+	ipc.Handle(s.ipc, ipcapi.InstanceRecheck, func(ctx context.Context, r *ipc.Request, _ ipcapi.Empty) (ipcapi.RecheckReply, error) {
+		s.directory.Invalidate()
+		s.launcher.Recheck(ctx, r.Grant.User)
+		for _, i := range s.launcher.List() {
+			if i.User == r.Grant.User {
+				return ipcapi.RecheckReply{Replaced: i.Renew || i.State != launcher.Running}, nil
+			}
+		}
+		return ipcapi.RecheckReply{}, nil
+	})
+}
+
+// expireTickets notes tickets whose time is over. Only lists depend on it, so once an hour is enough.
+func (s *server) expireTickets(ctx context.Context) error {
+	if s.tickets == nil {
+		return nil
+	}
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		if _, err := s.tickets.ExpireOld(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("expired tickets were not noted", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// outboxCounts counts the deliveries that wait, and those that wait for an operator.
+func (s *server) outboxCounts(ctx context.Context) (queued, suspect int, err error) {
+	err = s.store.View(ctx, func(tx *store.Tx) error {
+		entries, err := tx.OutboxAll()
+		queued, suspect = 0, 0
+		for _, e := range entries {
+			if e.State == store.OutboxSuspect {
+				suspect++
+			} else {
+				queued++
+			}
+		}
+		return err
+	})
+	return queued, suspect, err
+}

@@ -1,0 +1,116 @@
+package roleserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"ucloud-im/internal/coreapi"
+	"ucloud-im/internal/events"
+	"ucloud-im/internal/launcher"
+)
+
+// newRegistry makes the metrics of the server. Values are read when Prometheus asks.
+func newRegistry(s *server) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	counter := func(name, help string, value func(launcher.Counters) uint64) {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "ucloud", Subsystem: "instances", Name: name, Help: help},
+			func() float64 { return float64(value(s.launcher.Counters())) }))
+	}
+	counter("launches_total", "Instances started.", func(c launcher.Counters) uint64 { return c.Launches })
+	counter("launch_failures_total", "Starts that failed or were refused.", func(c launcher.Counters) uint64 { return c.LaunchFailures })
+	counter("refused_total", "Starts refused by mapping or policy.", func(c launcher.Counters) uint64 { return c.Refused })
+	counter("crashes_total", "Unexpected ends of instances.", func(c launcher.Counters) uint64 { return c.Crashes })
+	counter("crash_loops_total", "Users given up for the restart window.", func(c launcher.Counters) uint64 { return c.CrashLoops })
+	counter("hung_total", "Instances that lived and did not react.", func(c launcher.Counters) uint64 { return c.Hung })
+	counter("unkillable_total", "Instances that only root can end.", func(c launcher.Counters) uint64 { return c.Unkillable })
+	counter("adopted_total", "Instances of an earlier server taken over.", func(c launcher.Counters) uint64 { return c.Adopted })
+	counter("idle_stops_total", "Instances ended because they were idle.", func(c launcher.Counters) uint64 { return c.IdleStops })
+	counter("replaced_total", "Instances replaced by new code or groups.", func(c launcher.Counters) uint64 { return c.Replaced })
+	counter("hellos_refused_total", "Processes that claimed a place that is not theirs.", func(c launcher.Counters) uint64 { return c.HellosRefused })
+
+	gauge := func(subsystem, name, help string, value func() float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "ucloud", Subsystem: subsystem, Name: name, Help: help}, value))
+	}
+	gauge("instances", "running", "Instances now.", func() float64 { return float64(s.launcher.Counters().Instances) })
+	gauge("gateway", "connected", "Gateway processes connected now.", func() float64 { return float64(s.launcher.Counters().Gateways) })
+	gauge("users", "connected", "Active mappings.", func() float64 { return float64(s.users.Active()) })
+	gauge("core", "token_valid", "1 while a valid access token is at hand.", func() float64 { return truth(s.core.Status().State == coreapi.TokenOK) })
+	gauge("events", "connected", "1 while the event stream is up.", func() float64 { return truth(s.events.Status().State == events.StateUp) })
+	gauge("outbox", "waiting", "Deliveries to Core that wait.", func() float64 { return s.waiting(false) })
+	gauge("outbox", "suspect", "Deliveries that need an operator's decision.", func() float64 { return s.waiting(true) })
+	return r
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// waiting counts deliveries for a scrape; -1 if the database does not answer.
+func (s *server) waiting(suspects bool) float64 {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	queued, suspect, err := s.outboxCounts(ctx)
+	switch {
+	case err != nil:
+		return -1
+	case suspects:
+		return float64(suspect)
+	default:
+		return float64(queued)
+	}
+}
+
+// serveMetrics answers Prometheus and health checks until ctx ends.
+func (s *server) serveMetrics(ctx context.Context) error {
+	if s.metrics == nil {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if why := s.notReady(r.Context()); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	srv := &http.Server{
+		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(s.metrics); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// notReady tells what keeps the provider from working, "" if nothing does. Core itself would not notice (contract 33
+// section 9).
+func (s *server) notReady(ctx context.Context) string {
+	switch {
+	case s.store.Ping(ctx) != nil:
+		return "the database does not answer"
+	case s.core.Status().State != coreapi.TokenOK:
+		return "no access token for Core"
+	case s.events.Status().State != events.StateUp:
+		return "the event stream of Core is not connected"
+	case s.launcher.Counters().Gateways == 0:
+		return "no gateway is connected"
+	}
+	return ""
+}

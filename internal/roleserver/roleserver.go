@@ -1,0 +1,165 @@
+// Package roleserver runs IM/Server as a process of the service account: it reads the configuration, opens the database,
+// builds all parts, connects them, and runs them until it is told to stop. Decisions are made in the parts.
+//
+// # Order of the start (contract 05 section B)
+//
+// Configuration, database, then the IPC socket, so that instances of an earlier server can come back, then the socket
+// behind the gateway. Only then Core is spoken to: a token, the products, and after them the event stream, because what
+// arrives there needs the products. A Core that is away delays nothing but its own part.
+//
+// # Signals
+//
+// SIGHUP reads the configuration again and keeps the old one if the new one is wrong. The end of the context given to
+// [Run], normally SIGTERM, finishes the requests under way and ends. Instances live on and are adopted by the next
+// server.
+package roleserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"ucloud-im/internal/auth"
+	"ucloud-im/internal/config"
+	"ucloud-im/internal/handover"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/localuser"
+)
+
+// Options say how the process was started.
+type Options struct {
+	ConfigDir string
+	Version   ipcapi.VersionInfo
+	// Log is the process's log; nil means standard error in the configured form.
+	Log *slog.Logger
+}
+
+// ErrRoot is returned when the process runs as root (contract 40 SEC-5).
+var ErrRoot = errors.New("the server refuses to run as root: start it as the service account")
+
+// Run runs the server until ctx ends. A wrong configuration is an error that [config.AsProblems] understands, and
+// nothing has been touched then.
+func Run(ctx context.Context, o Options) error {
+	if os.Geteuid() == 0 {
+		return ErrRoot
+	}
+	directory := localuser.NewDirectory(localuser.Options{})
+	cfg, problems := load(ctx, o.ConfigDir, directory)
+	if cfg == nil {
+		return problems.Err()
+	}
+	s := &server{o: o, directory: directory, notifier: handover.NewNotifier(), serviceUID: ident.UID(os.Geteuid())} //nolint:gosec // a uid fits
+	s.config.Store(cfg)
+	s.setUpLogs()
+	for _, w := range problems {
+		s.log.Warn("configuration", "problem", w.String())
+	}
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	defer s.close()
+	return s.run(ctx)
+}
+
+// load reads the configuration with the rules about this machine.
+func load(ctx context.Context, dir string, directory *localuser.Directory) (*config.Config, config.Problems) {
+	cfg, problems := config.Load(dir, config.Options{
+		Role: config.RoleServer, Environment: true, Group: groupLookup(ctx, directory),
+		ParseKeys: func(b []byte) error { _, err := auth.ParsePublicKeys(b); return err },
+	})
+	if cfg != nil {
+		if refused := unsupported(cfg); len(refused) > 0 {
+			return nil, append(problems, refused...)
+		}
+	}
+	return cfg, problems
+}
+
+// server is the running process.
+type server struct {
+	o          Options
+	log        *slog.Logger
+	audit      *slog.Logger
+	level      slog.LevelVar
+	notifier   *handover.Notifier
+	directory  *localuser.Directory
+	serviceUID ident.UID
+	config     atomic.Pointer[config.Config]
+
+	parts
+}
+
+// run runs all parts until one fails or ctx ends.
+func (s *server) run(ctx context.Context) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	group, ctx := errgroup.WithContext(ctx)
+	start := func(name string, part func(context.Context) error) {
+		group.Go(func() error {
+			if err := part(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	start("ipc", func(ctx context.Context) error { return s.ipc.Serve(ctx, s.ipcListener) })
+	start("instances", s.launcher.Run)
+	start("requests", s.serveRequests)
+	start("metrics", s.serveMetrics)
+	start("deliveries", s.outbox.Run)
+	start("connections", s.users.Run)
+	start("one-time tokens", s.tokens.Run)
+	start("tickets", s.expireTickets)
+	start("access token", s.core.Run)
+	start("products and events", s.followCore)
+	start("drives", s.drives.Run)
+	start("signals", func(ctx context.Context) error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-signals:
+				s.reloadOnSignal(ctx)
+			}
+		}
+	})
+	s.note(s.notifier.Ready())
+	s.log.Info("server runs", "version", s.o.Version.Version, "provider", s.config.Load().Provider.ID.String())
+	err := group.Wait()
+	s.background.Wait()
+	s.note(s.notifier.Stopping())
+	s.log.Info("server ends", "error", err)
+	return err
+}
+
+// followCore declares the products and then follows the event stream: wallets can only exist in categories that Core
+// knows (contract 05 section B, the decision on B7 and B9).
+func (s *server) followCore(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.products.Run(ctx) })
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.declared:
+			return s.events.Run(ctx)
+		}
+	})
+	return group.Wait()
+}
+
+func (s *server) note(err error) {
+	if err != nil {
+		s.log.Debug("service manager not told", "error", err)
+	}
+}

@@ -1,0 +1,206 @@
+package roleserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"ucloud-im/internal/config"
+	"ucloud-im/internal/driveplan"
+	"ucloud-im/internal/failure"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/localuser"
+	"ucloud-im/internal/products"
+	"ucloud-im/internal/store"
+	"ucloud-im/internal/usermap"
+)
+
+// buildStorage makes the catalogue of products and the planner of drives.
+func (s *server) buildStorage(ctx context.Context) error {
+	cfg := s.config.Load()
+	catalogue, err := newCatalogue(cfg)
+	if err != nil {
+		return err
+	}
+	s.products, err = products.NewDeclarer(catalogue, products.DeclarerOptions{
+		Core: s.client, Store: s.store, Retry: backoff(cfg), OnDeclared: s.categoryDeclared, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.declared = make(chan struct{})
+	s.drives, err = driveplan.New(driveplan.Options{
+		Provider: cfg.Provider.ID.String(), Categories: driveCategories(cfg), Store: s.store, Core: s.client, Products: s.products,
+		Accounts: accountsOf{s.users, s.policy, s.store}, Outbox: s.outbox, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	return s.products.Load(ctx)
+}
+
+// categoryDeclared is told that drives may be registered in a category. The first one opens the event stream.
+func (s *server) categoryDeclared(string) {
+	s.declaredOnce.Do(func() { close(s.declared) })
+	s.drives.ChangedAll()
+}
+
+// newCatalogue gives the products of the configuration.
+func newCatalogue(cfg *config.Config) (*products.Catalog, error) {
+	o := products.Options{Provider: cfg.Provider.ID.String()}
+	for name, fs := range cfg.Services.FileSystems.All() {
+		o.Storage = append(o.Storage, products.Storage{
+			Name: name, ReadOnly: allReadOnly(fs),
+			Payment: products.Payment{
+				Unit: fs.Payment.Unit, Interval: products.Interval(fs.Payment.Interval), Currency: fs.Payment.Currency,
+				Price: fs.Payment.Price.Millionths(),
+			},
+		})
+	}
+	return products.NewCatalog(o)
+}
+
+// allReadOnly tells whether nobody may write in any drive of a file system: only then Core can be told.
+func allReadOnly(fs *config.FileSystem) bool {
+	for _, l := range fs.DriveLocators.All() {
+		if !l.ReadOnly {
+			return false
+		}
+	}
+	return fs.DriveLocators.Len() > 0
+}
+
+// driveCategories gives the locators of the configuration.
+func driveCategories(cfg *config.Config) []driveplan.Category {
+	var out []driveplan.Category
+	for name, fs := range cfg.Services.FileSystems.All() {
+		c := driveplan.Category{Name: name}
+		for locatorName, l := range fs.DriveLocators.All() {
+			if l.Hidden {
+				continue
+			}
+			c.Locators = append(c.Locators, locator(locatorName, l))
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func locator(name string, l *config.DriveLocator) driveplan.Locator {
+	out := driveplan.Locator{
+		Name: name, Entity: driveplan.Entity(l.Entity), ReadOnly: l.ReadOnly, Needs: l.Pattern.Variables(),
+		Pattern: func(v driveplan.Vars) (string, error) { return l.Pattern.Expand(v) },
+	}
+	if l.Title.IsSet() {
+		out.Title = func(v driveplan.Vars) (string, error) { return l.Title.ExpandText(v) }
+		for _, v := range l.Title.Variables() {
+			if !slices.Contains(out.Needs, v) {
+				out.Needs = append(out.Needs, v)
+			}
+		}
+	}
+	for _, root := range l.AllowedRoots {
+		out.AllowedRoots = append(out.AllowedRoots, root.String())
+	}
+	return out
+}
+
+// accountsOf tells the planner who users and projects are on this machine.
+type accountsOf struct {
+	users  *usermap.Service
+	policy *localuser.Policy
+	store  *store.Store
+}
+
+// LocalAccount implements [driveplan.Accounts].
+func (a accountsOf) LocalAccount(ctx context.Context, u ident.UCloudUser) (driveplan.Account, bool, error) {
+	b, ok := a.users.Account(u)
+	if !ok {
+		return driveplan.Account{}, false, nil
+	}
+	checked, err := a.policy.Check(ctx, b.UID, b.LocalName)
+	if failure.Is(err, failure.Forbidden) || failure.Is(err, failure.NotFound) {
+		return driveplan.Account{}, false, nil
+	}
+	if err != nil {
+		return driveplan.Account{}, false, err
+	}
+	account := checked.Account()
+	out := driveplan.Account{Name: account.Name, UID: account.UID}
+	group, err := a.policy.Directory().GroupByID(ctx, account.GID)
+	switch {
+	case failure.Is(err, failure.NotFound): // a numeric group without a name: the variable stays unknown
+	case err != nil:
+		return driveplan.Account{}, false, err
+	default:
+		out.PrimaryGroup = group.Name
+	}
+	return out, true, nil
+}
+
+// ProjectGroup implements [driveplan.Accounts].
+func (a accountsOf) ProjectGroup(ctx context.Context, p ident.ProjectID) (group driveplan.Group, found bool, err error) {
+	err = a.store.View(ctx, func(tx *store.Tx) error {
+		gid, name, err := tx.ProjectGroup(p)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		group, found = driveplan.Group{Name: name, GID: gid}, err == nil
+		return err
+	})
+	return group, found, err
+}
+
+// driveStatus counts the drives by state.
+func (s *server) driveStatus(ctx context.Context) ipcapi.StatusPart {
+	p := ipcapi.StatusPart{Name: "drives", Health: ipcapi.HealthOK}
+	counts := map[store.DriveState]int{}
+	err := s.store.View(ctx, func(tx *store.Tx) error {
+		clear(counts)
+		drives, err := tx.Drives()
+		for _, d := range drives {
+			counts[d.State]++
+		}
+		return err
+	})
+	if err != nil {
+		p.Health, p.Summary = ipcapi.HealthError, "cannot be counted"
+		return p
+	}
+	p.Summary = strconv.Itoa(counts[store.DriveRegistered]) + " registered"
+	for _, state := range []store.DriveState{store.DriveDesired, store.DrivePrepared, store.DriveRegistering, store.DriveSuspect, store.DriveFailed} {
+		if counts[state] > 0 {
+			p.Facts = append(p.Facts, fact(string(state), counts[state]))
+		}
+	}
+	if n := counts[store.DriveSuspect] + counts[store.DriveFailed]; n > 0 {
+		p.Health = ipcapi.HealthError
+		p.Summary += fmt.Sprintf(", %d need a decision", n)
+	}
+	return p
+}
+
+// unsupported refuses what the configuration may say and this version does not do: silence would be worse.
+func unsupported(cfg *config.Config) config.Problems {
+	var out config.Problems
+	refuse := func(key, message string) {
+		out = append(out, cfg.NewProblem(config.Error, "X-03", key, message, "use what this version offers, see docs/operator-guide.md"))
+	}
+	if t := cfg.Services.Identity.Type; t != config.IdentityManual {
+		refuse("services.identityManagement.type", fmt.Sprintf("identity management %q is not available in this version; Manual is", t))
+	}
+	for name, fs := range cfg.Services.FileSystems.All() {
+		if fs.Management != nil && fs.Management.Type != config.ManagementNone {
+			refuse("services.fileSystems."+name+".management.type", fmt.Sprintf("management %q is not available in this version; None is", fs.Management.Type))
+		}
+		for locatorName, l := range fs.DriveLocators.All() {
+			if !l.Pattern.IsSet() {
+				refuse("services.fileSystems."+name+".driveLocators."+locatorName+".script", "locators by script are not available in this version; use a pattern")
+			}
+		}
+	}
+	return out
+}

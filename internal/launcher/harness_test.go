@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipc"
@@ -43,6 +45,10 @@ func TestMain(m *testing.M) {
 		os.Exit(clientMain())
 	}
 	code := m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	if shared.site != nil {
 		if err := shared.site.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -127,6 +133,7 @@ type world struct {
 	cfg    serverConfig
 	server *proc
 	gw     *proc
+	groups []uint32 // supplementary groups of the service account's processes
 }
 
 // proc is a helper program.
@@ -234,6 +241,7 @@ func (w *world) startRole(role string) *proc {
 		w.t.Fatal(err)
 	}
 	cmd := w.site.Service.Command(shared.bin)
+	cmd.SysProcAttr.Credential.Groups = w.groups
 	cmd.Env = append([]string{roleEnv + "=" + role, "IMT_CONFIG=" + string(cfg)}, cmd.Env...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -258,7 +266,7 @@ func (w *world) startRole(role string) *proc {
 }
 
 // kill is kill -9.
-func (p *proc) kill() {
+func (p *proc) kill(testing.TB) {
 	p.once.Do(func() {
 		p.cmd.Process.Kill() //nolint:errcheck // may be gone
 		<-p.done
@@ -267,12 +275,16 @@ func (p *proc) kill() {
 }
 
 // stop ends the program in an orderly way.
-func (p *proc) stop() {
+func (p *proc) stop(t testing.TB) {
 	p.once.Do(func() {
 		p.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // may be gone
 		select {
 		case <-p.done:
+			if p.cmd.ProcessState.ExitCode() == leakCode {
+				t.Errorf("the server leaves goroutines behind:\n%s", p.log)
+			}
 		case <-time.After(20 * time.Second):
+			t.Errorf("does not end:\n%s", p.log)
 			p.cmd.Process.Kill() //nolint:errcheck // may be gone
 			<-p.done
 		}
@@ -282,10 +294,10 @@ func (p *proc) stop() {
 
 func (w *world) stopAll() {
 	if w.gw != nil {
-		w.gw.stop()
+		w.gw.stop(w.t)
 	}
 	if w.server != nil {
-		w.server.stop()
+		w.server.stop(w.t)
 	}
 	for _, a := range w.cfg.Mapping {
 		accounts.KillAll(a.UID)
@@ -361,6 +373,14 @@ func (w *world) get(u accounts.Account, path string) Fetched {
 	w.t.Helper()
 	var r Fetched
 	w.call(w.gw, "Fetch", Fetch{User: userOf(u), Method: "GET", Path: path, Timeout: 30 * time.Second}, &r)
+	return r
+}
+
+// post is get for what must not be sent twice: the HTTP client repeats a GET whose connection broke.
+func (w *world) post(u accounts.Account, path string) Fetched {
+	w.t.Helper()
+	var r Fetched
+	w.call(w.gw, "Fetch", Fetch{User: userOf(u), Method: "POST", Path: path, Body: "x", Timeout: 30 * time.Second}, &r)
 	return r
 }
 
@@ -547,6 +567,12 @@ func serverMain() int {
 	})
 	l.Register(s)
 	lis, err := ipc.Listen(filepath.Join(cfg.Dir, "ucloud.sock"))
+	// A server that was killed while it started a program is survived by that program's copy of the socket, until it
+	// has come to its execve.
+	for i := 0; i < 50 && err != nil; i++ {
+		time.Sleep(20 * time.Millisecond)
+		lis, err = ipc.Listen(filepath.Join(cfg.Dir, "ucloud.sock"))
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -557,8 +583,15 @@ func serverMain() int {
 	serveControl(&Control{l: l, m: m})
 	cancel()
 	wg.Wait()
+	if err := goleak.Find(goleak.IgnoreAnyFunction("net/rpc.(*Server).ServeCodec")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return leakCode
+	}
 	return 0
 }
+
+// leakCode is the exit status of a server that leaves goroutines behind.
+const leakCode = 77
 
 // serveControl takes orders until standard input ends or SIGTERM comes.
 func serveControl(rcvr any) {

@@ -54,12 +54,13 @@ func (s *stream) push(it ipcapi.InstanceItem, files ...*os.File) bool {
 // finish lets the handler return after what is queued has been sent.
 func (s *stream) finish() { s.once.Do(func() { close(s.end) }) }
 
-// pending is a program that was started through sudo and has not said hello yet.
+// pending is a program that is started through sudo and has not said hello yet. It is registered before it is started:
+// it can be faster than the server.
 type pending struct {
-	pid       int32        // that the server started: sudo, or the program itself
-	detaching bool         // the program was asked to run again outside sudo
-	kill      *os.File     // pidfd of the process that an executioner shall end; nil for a launch
-	hello     chan *stream // capacity 1
+	begun     chan struct{} // closed when pid is set
+	pid       int32         // that the server started: sudo, or the program itself; 0 if the start failed
+	detaching bool          // the program was asked to run again outside sudo
+	hello     chan *stream  // capacity 1
 }
 
 // errNoLaunch is the answer to everybody who says hello without having been started by us.
@@ -105,7 +106,7 @@ func (l *Launcher) hello(ctx context.Context, r *ipc.Request, h ipcapi.Hello, se
 	if h.Resume {
 		err = l.resume(ctx, sl, st, r.Files)
 	} else {
-		err = sl.offer(st)
+		err = sl.offer(ctx, st)
 	}
 	if err != nil {
 		l.counters.hellosRefused.Add(1)
@@ -147,13 +148,19 @@ func (s *stream) serve(ctx context.Context, send func(ipcapi.InstanceItem, ...*o
 // was started. Where sudo stays in between, the process must descend from it; if /proc is hidden from us, its uid and
 // the pending launch must do, which is what the kernel vouches for. The second process of a detached start cannot be
 // tied to the first; it can only be a process of the same user, who gains nothing by taking its own instance's place.
-func (s *slot) offer(st *stream) error {
+func (s *slot) offer(ctx context.Context, st *stream) error {
 	s.mu.Lock()
 	waiting := slices.Clone(s.pending)
 	s.mu.Unlock()
 	var match *pending
 	for _, p := range waiting {
+		select {
+		case <-p.begun:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		switch {
+		case p.pid == 0: // could not be started
 		case p.pid == st.pid:
 			match = p
 		case st.hello.Detached:
@@ -203,12 +210,13 @@ func groupSet(g []ident.GID) []ident.GID {
 	return slices.Compact(g)
 }
 
-// await registers a started program and removes it again when the launch is over.
-func (s *slot) await(p *pending) (done func()) {
+// expect starts the program and registers it, until done is called.
+func (s *slot) expect() (p *pending, c *child, done func(), err error) {
+	p = &pending{begun: make(chan struct{}), hello: make(chan *stream, 1)}
 	s.mu.Lock()
 	s.pending = append(s.pending, p)
 	s.mu.Unlock()
-	return func() {
+	done = func() {
 		s.mu.Lock()
 		s.pending = slices.DeleteFunc(s.pending, func(q *pending) bool { return q == p })
 		s.mu.Unlock()
@@ -218,6 +226,16 @@ func (s *slot) await(p *pending) (done func()) {
 		default:
 		}
 	}
+	c, err = s.l.exec(s.uid, s.out)
+	if err == nil {
+		p.pid = c.pid
+	}
+	close(p.begun)
+	if err != nil {
+		done()
+		return nil, nil, nil, err
+	}
+	return p, c, done, nil
 }
 
 // processOf finds the process that makes a call. The pid is the kernel's, and the stream of that process is still open

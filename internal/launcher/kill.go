@@ -130,12 +130,11 @@ func (l *Launcher) execute(ctx context.Context, s *slot, pidfd *os.File, exited 
 func (l *Launcher) executioner(ctx context.Context, s *slot, pidfd *os.File, exited <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, executionDeadline)
 	defer cancel()
-	c, err := l.exec(s.uid, s.out)
+	pend, c, done, err := s.expect()
 	if err != nil {
 		return err
 	}
-	pend := &pending{pid: c.pid, hello: make(chan *stream, 1), kill: pidfd}
-	defer s.await(pend)()
+	defer done()
 	select {
 	case st := <-pend.hello:
 		victim, err := pollable(pidfd)

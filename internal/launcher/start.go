@@ -147,11 +147,12 @@ func (s *slot) start(ctx context.Context, checked localuser.Checked) (*process, 
 	if !checked.Valid() {
 		return nil, errors.New("start without a checked account") // a bug
 	}
-	c, err := s.l.exec(s.uid, s.out)
+	pend, c, done, err := s.expect()
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.awaitHello(ctx, c)
+	st, err := s.awaitHello(ctx, pend, c)
+	done()
 	if err != nil {
 		s.l.abandon(s, c)
 		return nil, err
@@ -177,9 +178,7 @@ func (s *slot) start(ctx context.Context, checked localuser.Checked) (*process, 
 }
 
 // awaitHello waits for the stream of the started program, and takes it out of sudo's arms if sudo stayed.
-func (s *slot) awaitHello(ctx context.Context, c *child) (*stream, error) {
-	pend := &pending{pid: c.pid, hello: make(chan *stream, 1)}
-	defer s.await(pend)()
+func (s *slot) awaitHello(ctx context.Context, pend *pending, c *child) (*stream, error) {
 	exited := c.exited
 	for {
 		select {

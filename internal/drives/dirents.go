@@ -102,3 +102,34 @@ func entryType(d byte) EntryType {
 	}
 	return EntrySpecial
 }
+
+// Page reads up to n entries after a position and calls visit for each. It gives the position to go on from, and
+// whether there is more. Walks over whole trees use it: it needs no memory, and the position can be kept.
+func (d *Dir) Page(from Cursor, n int, visit func(Entry) error) (next Cursor, more bool, err error) {
+	if err := d.Seek(from); err != nil {
+		return from, false, err
+	}
+	// Room for about n entries, so that few are read in vain.
+	buf := make([]byte, min(max(n*48, MinBatch), 64<<10))
+	for next = from; n > 0; {
+		batch, err := d.ReadBatch(buf)
+		if err != nil {
+			return next, false, err
+		}
+		if batch.Empty() {
+			return next, false, nil
+		}
+		for n > 0 {
+			e, ok := batch.Next()
+			if !ok {
+				break
+			}
+			if err := visit(e); err != nil {
+				return next, false, err
+			}
+			next = e.Next
+			n--
+		}
+	}
+	return next, true, nil
+}

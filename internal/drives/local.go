@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -58,19 +60,32 @@ const statMask = unix.STATX_BASIC_STATS
 
 // statx describes the entry name of the directory dir, or dir itself if name is empty. A final link is not followed and
 // automounts are not triggered.
+//
+// It makes the system call itself because unix.Statx takes 280 bytes from the heap for each call, a sixth of the time of
+// a listing.
 func statx(dir int, name string) (Info, bool, error) {
-	var st unix.Statx_t
+	var (
+		st   unix.Statx_t
+		path [MaxName + 1]byte
+	)
+	if len(name) > MaxName {
+		return Info{}, false, unix.ENAMETOOLONG
+	}
+	copy(path[:], name)
 	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
 	if name == "" {
 		flags |= unix.AT_EMPTY_PATH
 	}
 	for {
-		err := unix.Statx(dir, name, flags, statMask, &st)
-		if err == unix.EINTR {
+		// Both pointers are converted in the argument list, which keeps what they point to in place (package unsafe,
+		// pattern 4).
+		_, _, errno := syscall.Syscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(&path)), uintptr(flags),
+			statMask, uintptr(unsafe.Pointer(&st)), 0)
+		if errno == unix.EINTR {
 			continue
 		}
-		if err != nil {
-			return Info{}, false, err
+		if errno != 0 {
+			return Info{}, false, errno
 		}
 		break
 	}

@@ -315,7 +315,11 @@ func (s *Service) pageFrom(ctx context.Context, q *query, dir *drives.Dir, x *in
 		if err != nil {
 			return page, err
 		}
-		page.Items = append(page.Items, files...)
+		if page.Items == nil {
+			page.Items = files
+		} else {
+			page.Items = append(page.Items, files...)
+		}
 		if !full || len(page.Items) == q.limit {
 			if more {
 				page.Next = q.nextToken(x.generation, after, nil)

@@ -16,11 +16,12 @@ const (
 
 // describe is the form in which Core sees an entry.
 func (st *state) describe(p drives.Path, info drives.Info) providerapi.File {
-	return st.describeAs(p.UCloud(), p.Depth() == 1, p.Name(), info)
+	return st.describeAs(p.UCloud(), p.Depth() == 1, p.Name(), info, new(int64))
 }
 
-// describeAs is describe for callers who have the id already; top tells that the entry lies directly in the drive.
-func (st *state) describeAs(id string, top bool, name string, info drives.Info) providerapi.File {
+// describeAs is describe for callers who have the id already; top tells that the entry lies directly in the drive, and
+// size is where the size will be kept.
+func (st *state) describeAs(id string, top bool, name string, info drives.Info, size *int64) providerapi.File {
 	f := providerapi.File{
 		ID:        id,
 		CreatedAt: providerapi.Millis(info.ModifiedMs), // there is no creation time; Core ignores the value
@@ -39,8 +40,8 @@ func (st *state) describeAs(id string, top bool, name string, info drives.Info) 
 			f.Status.Icon = st.icon(name)
 		}
 	} else {
-		size := info.Size
-		f.Status.SizeInBytes = &size
+		*size = info.Size
+		f.Status.SizeInBytes = size
 	}
 	return f
 }
@@ -76,6 +77,7 @@ func (s *Service) describeAll(ctx context.Context, st *state, dir *drives.Dir, q
 	prefix := parent.UCloud() + "/"
 	top := parent.IsRoot()
 	files := make([]providerapi.File, len(entries))
+	sizes := make([]int64, len(entries)) // one allocation for all optional sizes
 	one := func(i int) {
 		e := entries[i]
 		id := prefix + drives.Escape(e.name)
@@ -84,7 +86,7 @@ func (s *Service) describeAll(ctx context.Context, st *state, dir *drives.Dir, q
 			return
 		}
 		if info, err := dir.Stat(e.name); err == nil {
-			files[i] = st.describeAs(id, top, e.name, info)
+			files[i] = st.describeAs(id, top, e.name, info, &sizes[i])
 		}
 	}
 	// Starting goroutines pays off for more than a screenful.

@@ -33,8 +33,8 @@ type scan struct {
 	dir       *drives.Dir // owned by the scan
 
 	batches atomic.Int64 // read so far
-	wanted  atomic.Int64 // when a request last waited, Unix nanoseconds
 	waiters int          // guarded by cache.mu; each will have one use of the result
+	wanted  time.Time    // guarded by cache.mu; when the last waiter gave up
 
 	done   chan struct{} // closed at the end; afterwards result and err are set
 	result *cached
@@ -144,21 +144,23 @@ func sortKey(dir *drives.Dir, name string, by order) (int64, bool) {
 	return info.ModifiedMs, true
 }
 
-// parallel runs work n times and waits for all. The first error ends the others.
+// parallel runs work n times, once of them in the calling goroutine, and waits for all. The first error ends the others.
 func parallel(ctx context.Context, n int, work func(context.Context) error) error {
 	if n <= 1 {
 		return work(ctx)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var wg sync.WaitGroup
-	for range n {
-		wg.Go(func() {
-			if err := work(ctx); err != nil {
-				cancel(err)
-			}
-		})
+	one := func() {
+		if err := work(ctx); err != nil {
+			cancel(err)
+		}
 	}
+	var wg sync.WaitGroup
+	for range n - 1 {
+		wg.Go(one)
+	}
+	one()
 	wg.Wait()
 	return context.Cause(ctx)
 }
@@ -198,7 +200,6 @@ func (s *Service) start(ctx context.Context, drive string, dir *drives.Dir, q *q
 		waiters: 1,
 		done:    make(chan struct{}), headReady: make(chan struct{}),
 	}
-	sc.wanted.Store(now.UnixNano())
 	s.cache.mu.Lock()
 	s.cache.scans[key] = sc // an older one goes on for those who wait for it
 	s.cache.mu.Unlock()
@@ -218,8 +219,17 @@ func (c *cache) join(key dirKey, q *query, version drives.Version) *scan {
 		return nil
 	}
 	sc.waiters++
-	sc.wanted.Store(c.now().UnixNano())
 	return sc
+}
+
+// stillWanted ends a scan that nobody waits for. One that has been given up just now goes on: the client will ask again.
+func (c *cache) stillWanted(sc *scan) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if sc.waiters == 0 && c.now().Sub(sc.wanted) > c.idle {
+		return errUnwanted
+	}
+	return nil
 }
 
 // leave ends the caller's interest in a scan: its use of the result, or its waiting if there is none yet.
@@ -228,6 +238,7 @@ func (c *cache) leave(sc *scan) {
 	result := sc.result
 	if result == nil {
 		sc.waiters--
+		sc.wanted = c.now()
 	}
 	c.mu.Unlock()
 	if result != nil {
@@ -278,10 +289,7 @@ func (s *Service) scanIndex(sc *scan) (*index, error) {
 			})
 		}
 		sc.batches.Add(1)
-		if idle := s.now().UnixNano() - sc.wanted.Load(); idle > int64(s.cache.idle) {
-			return errUnwanted
-		}
-		return nil
+		return s.cache.stillWanted(sc)
 	})
 	if errors.Is(err, errTooMany) {
 		b.discard()

@@ -12,5 +12,6 @@
 //
 // Property guaranteed by [Policy.Check]: it succeeds only for an account that exists, is not reserved, still has the
 // name that was recorded when it was mapped, belongs to the allowed group and is not closed. Only Policy makes a
-// [Checked], and the launcher starts nothing without one. Tests: TestPolicy, TestPolicyRealAccounts, FuzzParsePasswd.
+// [Checked], and the launcher starts nothing without one. Tests: TestPolicy, FuzzParsePasswd, and with real accounts
+// TestPolicyStopsLaunch in package launcher.
 package localuser

@@ -41,7 +41,7 @@ func runTool(timeout time.Duration, limit int) tool {
 		}
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
 			return nil, exit.ExitCode(), fmt.Errorf("%s %s: exit status %d: %s", program, args[0], exit.ExitCode(),
-				strings.TrimSpace(stderr.String()))
+				strings.TrimSpace(stderr.b.String()))
 		}
 		if err != nil {
 			return nil, 0, fmt.Errorf("run %s: %w", program, err)
@@ -49,25 +49,25 @@ func runTool(timeout time.Duration, limit int) tool {
 		if stdout.cut {
 			return nil, 0, fmt.Errorf("%s %s: more than %d bytes of output", program, args[0], limit)
 		}
-		return stdout.Bytes(), 0, nil
+		return stdout.b.Bytes(), 0, nil
 	}
 }
 
 // limitedBuffer keeps the first limit bytes and swallows the rest, so that the program is not stopped by a full pipe.
+// The buffer is not embedded: its ReadFrom would go round Write.
 type limitedBuffer struct {
-	bytes.Buffer
+	b     bytes.Buffer
 	limit int
 	cut   bool
 }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	room := b.limit - b.Len()
-	if room < len(p) {
+	if room := b.limit - b.b.Len(); room < len(p) {
 		b.cut = true
-		b.Buffer.Write(p[:max(room, 0)])
+		b.b.Write(p[:room])
 		return len(p), nil
 	}
-	return b.Buffer.Write(p)
+	return b.b.Write(p)
 }
 
 // stamp identifies the state of the local account files. Looking at it costs a few microseconds, and lets the cache

@@ -38,7 +38,7 @@ func (ex *exchange) finish(r *http.Request) {
 		slog.String("method", clip(r.Method)),
 		slog.String("path", clip(ex.loggedPath(r))),
 		slog.Int("status", status),
-		slog.Duration("took", took),
+		milliseconds("took_ms", took),
 		slog.String("target", ex.target.String()),
 		slog.String("class", ex.class.String()),
 		slog.String("proto", r.Proto),
@@ -55,10 +55,10 @@ func (ex *exchange) finish(r *http.Request) {
 		attrs = append(attrs, slog.String("query", clip(q)))
 	}
 	if ex.upTime > 0 {
-		attrs = append(attrs, slog.Duration("upstream", ex.upTime))
+		attrs = append(attrs, milliseconds("upstream_ms", ex.upTime))
 	}
 	if ex.held > 0 {
-		attrs = append(attrs, slog.Duration("held", ex.held))
+		attrs = append(attrs, milliseconds("held_ms", ex.held))
 	}
 	if ex.in != nil {
 		attrs = append(attrs, slog.Any("uid", ex.in.route.UID), slog.Uint64("route", ex.in.route.ID))
@@ -105,6 +105,11 @@ func redactQuery(raw string) string {
 		}
 	}
 	return b.String()
+}
+
+// milliseconds is a duration in the unit that people read, to the microsecond.
+func milliseconds(key string, d time.Duration) slog.Attr {
+	return slog.Float64(key, float64(d.Microseconds())/1000)
 }
 
 func clip(s string) string {

@@ -69,7 +69,7 @@ func TestNoSecretsInTheLog(t *testing.T) {
 			continue
 		}
 		n++
-		for _, key := range []string{"request", "method", "path", "status", "took", "target", "class", "client"} {
+		for _, key := range []string{"request", "method", "path", "status", "took_ms", "target", "class", "client"} {
 			if rec[key] == nil {
 				t.Errorf("%s is missing in %s", key, line)
 			}

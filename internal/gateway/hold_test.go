@@ -42,7 +42,7 @@ func TestWakeAndHold(t *testing.T) {
 	if n := f.holder.held.Load(); n != 0 {
 		t.Errorf("%d requests still held", n)
 	}
-	if !strings.Contains(f.log.String(), `"held":`) {
+	if !strings.Contains(f.log.String(), `"held_ms":`) {
 		t.Error("the log does not say that requests were held")
 	}
 }

@@ -63,11 +63,6 @@ func Run(ctx context.Context, o Options) error {
 	if os.Geteuid() == 0 {
 		return ErrRoot
 	}
-	return run(ctx, o)
-}
-
-// run is Run for every account; tests use it as root.
-func run(ctx context.Context, o Options) error {
 	if err := o.setDefaults(); err != nil {
 		return err
 	}

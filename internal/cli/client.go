@@ -100,7 +100,7 @@ func list[Req, Page, Item any](ctx context.Context, a *app, s ipc.Stream[Req, Pa
 }
 
 // confirm asks before a change. Without a terminal there is nobody to ask, and --yes is needed.
-func (a *app) confirm(question string) error {
+func (a *app) confirm(ctx context.Context, question string) error {
 	if a.yes || a.dryRun {
 		return nil
 	}
@@ -108,8 +108,8 @@ func (a *app) confirm(question string) error {
 		return exitf(ExitUsage, "CONFIRMATION", "this changes something and there is no terminal to ask on: add --yes")
 	}
 	fmt.Fprintf(a.stderr, "%s [y/N] ", clean(question))
-	line, err := bufio.NewReader(io.LimitReader(a.stdin, 1000)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
+	line, err := a.readLine(ctx)
+	if err != nil {
 		return err
 	}
 	switch strings.ToLower(strings.TrimSpace(line)) {
@@ -117,4 +117,27 @@ func (a *app) confirm(question string) error {
 		return nil
 	}
 	return exitf(ExitFailed, "CANCELLED", "cancelled, nothing was changed")
+}
+
+// readLine reads an answer, or returns when ctx ends: Ctrl-C must not wait for a line. A read from a terminal cannot be
+// interrupted, so its goroutine lives until the answer comes or the process ends, which is next.
+func (a *app) readLine(ctx context.Context) (string, error) {
+	type answer struct {
+		line string
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		line, err := bufio.NewReader(io.LimitReader(a.stdin, 1000)).ReadString('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil // no answer means no
+		}
+		got <- answer{line, err}
+	}()
+	select {
+	case ans := <-got:
+		return ans.line, ans.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }

@@ -32,9 +32,21 @@ func (a *app) configCommand() *cobra.Command {
 
 // checkReport is the JSON of config check.
 type checkReport struct {
-	Dir      string           `json:"dir"`
-	Accepted bool             `json:"accepted"`
-	Problems []config.Problem `json:"problems"`
+	Dir      string                 `json:"dir"`
+	Accepted bool                   `json:"accepted"`
+	Problems []ipcapi.ConfigProblem `json:"problems"`
+}
+
+// problemsOf are problems as documents show them, the same from here and from the server.
+func problemsOf(ps config.Problems) []ipcapi.ConfigProblem {
+	out := make([]ipcapi.ConfigProblem, 0, len(ps))
+	for _, p := range ps {
+		out = append(out, ipcapi.ConfigProblem{
+			Severity: p.Severity.String(), File: p.File, Line: p.Line, Column: p.Column, Key: p.KeyPath, Rule: p.Rule,
+			Message: p.Message, Hint: p.Remedy,
+		})
+	}
+	return out
 }
 
 func (a *app) configCheckCommand() *cobra.Command {
@@ -64,7 +76,7 @@ func (a *app) configCheckCommand() *cobra.Command {
 		if c != nil {
 			problems = c.Warnings
 		}
-		rep := checkReport{Dir: dir, Accepted: !problems.HasErrors(), Problems: append([]config.Problem{}, problems...)}
+		rep := checkReport{Dir: dir, Accepted: !problems.HasErrors(), Problems: problemsOf(problems)}
 		err = item(a, "config", "check", dir, rep, func() error {
 			if len(problems) == 0 {
 				_, err := fmt.Fprintf(a.stdout, "%s: accepted\n", clean(dir))

@@ -41,7 +41,7 @@ func (a *app) connectCommand() *cobra.Command {
 // describe asks whose ticket it is. A typing error is found here already.
 func (a *app) describe(ctx context.Context, text string) (ipcapi.TicketInfo, error) {
 	if _, err := ticket.Parse(text); err != nil {
-		return ipcapi.TicketInfo{}, usagef("%v", err)
+		return ipcapi.TicketInfo{}, exitf(ExitUsage, "INVALID", "%v", err)
 	}
 	info, err := call(ctx, a, ipcapi.TicketDescribe, ipcapi.TicketRef{Ticket: text})
 	if err != nil {
@@ -67,7 +67,7 @@ func (a *app) connectSelf(ctx context.Context, text string) error {
 	a.note("This ticket belongs to the UCloud user  %s", info.User)
 	a.note("It will be connected with your account  %s (uid %d)", a.loginName(), hostUID())
 	a.note("Whoever is signed in to UCloud as %s can then read and change your files.", info.User)
-	if err := a.confirm(fmt.Sprintf("Are you %s, and do you want this?", info.User)); err != nil {
+	if err := a.confirm(ctx, fmt.Sprintf("Are you %s, and do you want this?", info.User)); err != nil {
 		return err
 	}
 	res, err := call(ctx, a, ipcapi.TicketComplete, ipcapi.TicketCompletion{
@@ -101,7 +101,7 @@ func (a *app) connectOther(ctx context.Context, text, local, expires, reason str
 	}
 	a.note("This ticket belongs to the UCloud user  %s", info.User)
 	a.note("It will be connected with               %s", local)
-	if err := a.confirm(fmt.Sprintf("Connect UCloud user %s with local user %s?", info.User, local)); err != nil {
+	if err := a.confirm(ctx, fmt.Sprintf("Connect UCloud user %s with local user %s?", info.User, local)); err != nil {
 		return err
 	}
 	res, err := call(ctx, a, ipcapi.TicketApprove, ipcapi.TicketApproval{
@@ -178,7 +178,7 @@ func (a *app) meDisconnectCommand() *cobra.Command {
 		if !me.Connected {
 			return exitf(ExitNoMatch, "NOT_FOUND", "you are not connected to UCloud")
 		}
-		if err := a.confirm(fmt.Sprintf("Disconnect UCloud user %s from your account? Running sessions end.", me.User)); err != nil {
+		if err := a.confirm(ctx, fmt.Sprintf("Disconnect UCloud user %s from your account? Running sessions end.", me.User)); err != nil {
 			return err
 		}
 		rep := ipcapi.MutationReport{Results: []ipcapi.MutationResult{{Key: string(me.User), Status: ipcapi.ResultOK}}}

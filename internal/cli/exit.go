@@ -124,7 +124,7 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		}
 		b := body{Code: e.name, Message: e.text, Hint: e.hint}
 		if ps, ok := errors.AsType[config.Problems](err); ok {
-			b.Details = map[string]any{"problems": []config.Problem(ps)}
+			b.Details = map[string]any{"problems": problemsOf(ps)}
 		}
 		_ = json.NewEncoder(a.stderr).Encode(map[string]body{"error": b})
 		return e.code

@@ -115,7 +115,7 @@ func (a *app) instancesChangeCommand(use, short, past string, change ipc.Call[ip
 		}
 		a.note("%s will be %s:", plural(len(chosen), "instance"), past)
 		sel.show(a, chosen)
-		if err := a.confirm("Continue?"); err != nil {
+		if err := a.confirm(ctx, "Continue?"); err != nil {
 			return err
 		}
 		rep, err := call(ctx, a, change, req)

@@ -82,7 +82,7 @@ func (a *app) ticketsApproveCommand() *cobra.Command {
 func (a *app) ticketsRejectCommand() *cobra.Command {
 	var message string
 	c := a.verb("reject TICKET...", "close tickets without a connection", 1, -1, func(ctx context.Context, _ *cobra.Command, args []string) error {
-		if err := a.confirm(fmt.Sprintf("Reject %s? The users see that, with your message.", plural(len(args), "ticket"))); err != nil {
+		if err := a.confirm(ctx, fmt.Sprintf("Reject %s? The users see that, with your message.", plural(len(args), "ticket"))); err != nil {
 			return err
 		}
 		rep, err := call(ctx, a, ipcapi.TicketReject, ipcapi.TicketRejection{Tickets: args, Message: message, DryRun: a.dryRun})

@@ -173,7 +173,7 @@ func (a *app) usersAddCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := a.confirm(fmt.Sprintf("Connect UCloud user %s with local user %s?", user, target)); err != nil {
+		if err := a.confirm(ctx, fmt.Sprintf("Connect UCloud user %s with local user %s?", user, target)); err != nil {
 			return err
 		}
 		res, err := call(ctx, a, ipcapi.UserAdd, ipcapi.UserAddition{
@@ -237,7 +237,7 @@ func (a *app) usersEndCommand(use, short, past string, purgeable bool, end ipc.C
 		}
 		a.note("%s will be %s:", plural(len(chosen), "connection"), past)
 		sel.show(a, chosen)
-		if err := a.confirm("Continue? Running sessions of these users end."); err != nil {
+		if err := a.confirm(ctx, "Continue? Running sessions of these users end."); err != nil {
 			return err
 		}
 		rep, err := call(ctx, a, end, req)

@@ -207,7 +207,8 @@ func (d *Directory) getent(ctx context.Context, database, key string) ([]byte, e
 // lookup answers from the cache or by fetch. It is a function because methods have no type parameters.
 func lookup[T any](ctx context.Context, d *Directory, key string, fetch func(context.Context) (T, error)) (T, error) {
 	var zero T
-	v, err, epoch, ok := d.cached(key)
+	e, epoch, ok := d.cached(key)
+	v, err := e.value, e.err
 	if !ok {
 		// The lookup outlives a caller who gives up, because others may be waiting for the same answer. The epoch is
 		// part of the key, so that nobody joins a lookup that began before an invalidation.
@@ -229,7 +230,8 @@ func lookup[T any](ctx context.Context, d *Directory, key string, fetch func(con
 	return v.(T), nil
 }
 
-func (d *Directory) cached(key string) (v any, err error, epoch uint64, ok bool) { //nolint:revive // err is cached data
+// cached gives what is stored and still good, and the epoch in which a new lookup would be made.
+func (d *Directory) cached(key string) (e entry, epoch uint64, ok bool) {
 	now, files := d.o.Now(), d.stamp()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -237,11 +239,11 @@ func (d *Directory) cached(key string) (v any, err error, epoch uint64, ok bool)
 		d.clearLocked()
 		d.seen = files
 	}
-	e, ok := d.entries[key]
+	e, ok = d.entries[key]
 	if !ok || !now.Before(e.expires) {
-		return nil, nil, d.epoch, false
+		return entry{}, d.epoch, false
 	}
-	return e.value, e.err, d.epoch, true
+	return e, d.epoch, true
 }
 
 func (d *Directory) store(key string, epoch uint64, v any, err error) {

@@ -47,6 +47,11 @@ func (s *slot) launch(ctx context.Context) (*process, error) {
 		s.stopping = nil
 		s.mu.Unlock()
 	}()
+	// Refused before it waits for its turn, and looked up together with others who wait. The check that counts is the
+	// one below, right before the start; most of it comes from the cache then.
+	if _, err := s.check(ctx); err != nil {
+		return nil, launchError(ctx, err)
+	}
 	select {
 	case s.l.launches <- struct{}{}:
 		defer func() { <-s.l.launches }()
@@ -245,7 +250,8 @@ func (s *slot) handOver(ctx context.Context, p *process, checked localuser.Check
 		files = append(files, w)
 	}
 	doc := s.startDocument(checked.Account(), route)
-	doc.CheckAccount = !checked.SawShadow() && !s.l.o.Self
+	now := s.clearanceNow(time.Now())
+	doc.CheckAccount = !checked.SawShadow() && !s.l.o.Self && s.cleared != now
 	if !p.send(ipcapi.InstanceItem{Kind: ipcapi.ItemStart, Start: &doc}, files...) {
 		return errors.New("hand over: the instance has gone")
 	}
@@ -263,9 +269,23 @@ func (s *slot) handOver(ctx context.Context, p *process, checked localuser.Check
 	why := p.refusal
 	p.mu.Unlock()
 	if why != "" {
+		s.cleared = clearance{}
 		return refuse(refusedByAccount(why))
 	}
+	s.cleared = now
 	return nil
+}
+
+// clearance says when an account has found nothing against itself: the state of the account files and the day, because
+// accounts expire at the beginning of one. The check starts a program, which is a quarter of a launch; it is not
+// repeated while nothing can have changed. For accounts in a directory it finds nothing out in any case.
+type clearance struct {
+	files localuser.Stamp
+	day   int64
+}
+
+func (s *slot) clearanceNow(now time.Time) clearance {
+	return clearance{s.l.o.Policy.Directory().Stamp(), now.Unix() / 86400}
 }
 
 // startDocument is the reduced configuration plus what belongs to this route.

@@ -34,14 +34,15 @@ const outputLimit = 1 << 20
 type Directory struct {
 	o      Options
 	run    tool
-	stamp  func() stamp
+	stamp  func() Stamp
 	flight singleflight.Group
+	uids   batch
 
 	shadowReadable func() bool
 
 	mu      sync.Mutex // guards the fields below
 	entries map[string]entry
-	seen    stamp
+	seen    Stamp
 	epoch   uint64 // grows with every invalidation, so that an answer from before it is not stored
 }
 
@@ -74,10 +75,21 @@ func NewDirectory(o Options) *Directory {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Directory{
+	d := &Directory{
 		o: o, run: runTool(o.Timeout, outputLimit), stamp: accountFiles, entries: make(map[string]entry),
 		shadowReadable: func() bool { return readable("/etc/shadow") },
 	}
+	d.uids.getent = func(ctx context.Context, uids []string) ([]byte, error) {
+		out, exit, err := d.run(ctx, d.o.Getent, append([]string{"passwd", "--"}, uids...)...)
+		switch {
+		case exit == exitNotFound:
+			err = errNoRecord
+		case err != nil:
+			return nil, err // whatever it has printed
+		}
+		return out, err
+	}
+	return d
 }
 
 // ByName gives the account with exactly this login name. Errors are [failure.NotFound] if there is none, and
@@ -104,15 +116,7 @@ func (d *Directory) ByName(ctx context.Context, name string) (Account, error) {
 // ByUID gives the account with this uid, [failure.NotFound] if there is none.
 func (d *Directory) ByUID(ctx context.Context, uid ident.UID) (Account, error) {
 	a, err := lookup(ctx, d, "u:"+uid.String(), func(ctx context.Context) (Account, error) {
-		out, err := d.getent(ctx, "passwd", uid.String())
-		if err != nil {
-			return Account{}, err
-		}
-		a, err := parsePasswd(out)
-		if err == nil && a.UID != uid {
-			err = errNoRecord
-		}
-		return a, err
+		return d.uids.lookup(ctx, uid)
 	})
 	return a, explain(err, "There is no local account with uid %s", uid)
 }
@@ -182,6 +186,10 @@ func (d *Directory) Shadow(ctx context.Context, name string) (s Shadow, ok bool,
 
 // ShadowReadable tells whether [Directory.Shadow] can see anything.
 func (d *Directory) ShadowReadable() bool { return d.shadowReadable() }
+
+// Stamp is the present state of the local account files. As long as it stays the same, nothing that they say has
+// changed. It can be taken without the right to read them.
+func (d *Directory) Stamp() Stamp { return d.stamp() }
 
 // Invalidate drops everything that is cached. Call it when accounts are known to have changed; changes of the local
 // files are noticed without it.

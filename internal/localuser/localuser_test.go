@@ -33,6 +33,9 @@ type machine struct {
 func (m *machine) run(_ context.Context, program string, args ...string) ([]byte, int, error) {
 	key := strings.Join(args, " ")
 	key = strings.Replace(key, "-- ", "", 1)
+	if len(args) > 3 {
+		return m.several(args[0], args[2:])
+	}
 	m.mu.Lock()
 	m.calls[key]++
 	line, ok := m.lines[key]
@@ -50,6 +53,21 @@ func (m *machine) run(_ context.Context, program string, args ...string) ([]byte
 		return nil, 1, errors.New("no such user")
 	}
 	return nil, 2, errors.New("exit status 2")
+}
+
+func (m *machine) several(database string, keys []string) (out []byte, exit int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls["several"]++
+	for _, k := range keys {
+		m.calls[database+" "+k]++
+		line, ok := m.lines[database+" "+k]
+		if !ok {
+			exit, err = 2, errors.New("exit status 2")
+		}
+		out = append(out, line...)
+	}
+	return out, exit, err
 }
 
 func (m *machine) set(key, line string) {
@@ -94,7 +112,7 @@ func directory(m *machine) (*Directory, *clock) {
 	c := &clock{}
 	d := NewDirectory(Options{Now: c.now})
 	d.run = m.run
-	d.stamp = func() stamp { return stamp{} }
+	d.stamp = func() Stamp { return Stamp{} }
 	d.shadowReadable = func() bool { return true }
 	return d, c
 }
@@ -186,7 +204,7 @@ func TestCache(t *testing.T) {
 	if m.count("passwd 2001") != 3 {
 		t.Fatal("Invalidate does nothing")
 	}
-	d.stamp = func() stamp { return stamp{{ino: 1}} } // somebody ran usermod
+	d.stamp = func() Stamp { return Stamp{{ino: 1}} } // somebody ran usermod
 	get()
 	if m.count("passwd 2001") != 4 {
 		t.Fatal("a change of the account files is not noticed")
@@ -237,6 +255,54 @@ func TestSingleFlightAndInvalidation(t *testing.T) {
 	}
 	if a, _ := d.ByUID(t.Context(), 2001); a.Name != "newname" {
 		t.Errorf("an answer from before the invalidation was stored: %+v", a)
+	}
+}
+
+// TestBurst asks for many uids at a time, some of which do not exist.
+func TestBurst(t *testing.T) {
+	t.Parallel()
+	m := usual()
+	m.block = make(chan struct{})
+	for uid := 5000; uid < 5200; uid += 2 {
+		m.set("passwd "+strconv.Itoa(uid), "u"+strconv.Itoa(uid)+":x:"+strconv.Itoa(uid)+":1::/:/bin/sh\n")
+	}
+	d, _ := directory(m)
+	var wg sync.WaitGroup
+	for uid := ident.UID(5000); uid < 5200; uid++ {
+		wg.Go(func() {
+			a, err := d.ByUID(context.Background(), uid)
+			if uid%2 == 0 && (err != nil || a.UID != uid || a.Name != "u"+uid.String()) {
+				t.Errorf("%s: %+v, %v", uid, a, err)
+			}
+			if uid%2 == 1 && !failure.Is(err, failure.NotFound) {
+				t.Errorf("%s: %+v, %v", uid, a, err)
+			}
+		})
+	}
+	for {
+		d.uids.mu.Lock()
+		n := len(d.uids.waiting)
+		d.uids.mu.Unlock()
+		if n == 200-batchProcesses {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	close(m.block)
+	wg.Wait()
+	if n := m.count("several"); n == 0 || n > 8 {
+		t.Errorf("%d processes", n)
+	}
+	m.set("passwd 6000", "broken\n")
+	m.block = make(chan struct{})
+	var errs [3]error
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = d.ByUID(context.Background(), ident.UID(6000+i)) })
+	}
+	close(m.block)
+	wg.Wait()
+	if errs[0] == nil {
+		t.Error("a broken record was taken")
 	}
 }
 

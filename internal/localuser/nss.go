@@ -17,7 +17,8 @@ const exitNotFound = 2
 
 var errNoRecord = errors.New("no such record")
 
-// tool runs one NSS program and returns its standard output.
+// tool runs one NSS program and returns its standard output, also if it ends with a status other than 0: getent prints
+// the records it has found and then says that others are missing.
 type tool func(ctx context.Context, program string, args ...string) (out []byte, exit int, err error)
 
 // runTool starts the program in its own process group with an empty environment. The output is cut at limit bytes,
@@ -40,7 +41,10 @@ func runTool(timeout time.Duration, limit int) tool {
 			return nil, 0, fmt.Errorf("%s %s: no answer within %v: %w", program, args[0], timeout, ctx.Err())
 		}
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
-			return nil, exit.ExitCode(), fmt.Errorf("%s %s: exit status %d: %s", program, args[0], exit.ExitCode(),
+			if stdout.cut {
+				stdout.b.Reset()
+			}
+			return stdout.b.Bytes(), exit.ExitCode(), fmt.Errorf("%s %s: exit status %d: %s", program, args[0], exit.ExitCode(),
 				strings.TrimSpace(stderr.b.String()))
 		}
 		if err != nil {
@@ -70,10 +74,10 @@ func (b *limitedBuffer) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
-// stamp identifies the state of the local account files. Looking at it costs a few microseconds, and lets the cache
+// Stamp identifies the state of the local account files. Looking at it costs a few microseconds, and lets the cache
 // drop what an administrator has just changed with usermod or gpasswd. Directories behind SSSD or LDAP do not show
 // here; for them the cache's time to live counts.
-type stamp [5]fileStamp
+type Stamp [5]fileStamp
 
 type fileStamp struct {
 	ino, size int64
@@ -88,8 +92,8 @@ func fileStampOf(path string) fileStamp {
 	return fileStamp{ino: int64(st.Ino), size: st.Size, mtime: st.Mtim.Nano()}
 }
 
-func accountFiles() stamp {
-	return stamp{
+func accountFiles() Stamp {
+	return Stamp{
 		fileStampOf("/etc/passwd"), fileStampOf("/etc/group"), fileStampOf("/etc/shadow"),
 		fileStampOf("/etc/nsswitch.conf"), fileStampOf("/etc/gshadow"),
 	}

@@ -160,6 +160,8 @@ func TestVerifyCoreRefuses(t *testing.T) {
 		{"no scheme", authorization(good), nil},
 		{"two tokens in one header", authorization("Bearer " + good + ", Bearer " + good), nil},
 		{"something after the token", authorization("Bearer " + good + " x"), nil},
+		{"line break inside the token", authorization("Bearer " + good[:50] + "\n" + good[50:]), nil},
+		{"padding in the token", authorization("Bearer " + parts[0] + "=." + parts[1] + "." + parts[2]), nil},
 		{"tab between", authorization("Bearer\t" + good), nil},
 
 		{"none", authorization("Bearer " + none), nil},

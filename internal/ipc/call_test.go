@@ -75,7 +75,7 @@ func TestPanicBecomesAnError(t *testing.T) {
 	if _, err := Invoke(t.Context(), c, echoCall, text{}); err != nil {
 		t.Fatalf("the connection is gone: %v", err)
 	}
-	if log := ts.log.String(); !strings.Contains(log, "a bug") || !strings.Contains(log, "call_test.go") && !strings.Contains(log, "helpers_test.go") {
+	if log := ts.log.String(); !strings.Contains(log, "a bug") || !strings.Contains(log, "call_test.go") && !strings.Contains(log, "harness_test.go") {
 		t.Errorf("no panic with stack in the log: %s", log)
 	}
 }

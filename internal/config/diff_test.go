@@ -22,7 +22,7 @@ services:
   fileSystems:
     disk:
       payment: { type: Resource, unit: GB }
-      driveLocators: { home: { pattern: "/home/#{localUsername}" }, work: { pattern: "/work/#{localGroupName}" } }
+      driveLocators: { home: { pattern: "/home/#{localUsername}" }, work: { pattern: "/projects/#{localGroupName}" } }
   slurm:
     machines:
       cpu: { partition: main, payment: { type: Resource, unit: Cpu }, cpu: [1, 2], memory: [4, 8] }

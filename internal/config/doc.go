@@ -17,9 +17,9 @@
 //
 // # How it works
 //
-// The YAML text becomes a small tree of nodes that all know their place ([node]), old keys are moved to where they are
+// The YAML text becomes a small tree of nodes that all know their place (tree.go), old keys are moved to where they are
 // now, and one reflecting decoder fills the structs. The tags of the structs are the single source for parser, defaults,
-// JSON Schema (Schema) and reference text (Reference); see keyInfo for the tags. Then come the static rules, which
+// JSON Schema ([Schema]) and reference text ([Reference]); see keyInfo for the tags. Then come the static rules, which
 // need nothing but the files, and, if asked for, the environment rules, which look at this machine and change nothing.
 //
 // # Trust

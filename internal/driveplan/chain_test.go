@@ -51,7 +51,7 @@ func TestFromAllocationToDrive(t *testing.T) {
 		t.Cleanup(srv.Close)
 
 		base := t.TempDir()
-		for _, dir := range []string{"home/karin01", "work/" + string(project)} {
+		for _, dir := range []string{"home/karin01", "projects/" + string(project)} {
 			if err := os.MkdirAll(filepath.Join(base, dir), 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -94,8 +94,8 @@ func TestFromAllocationToDrive(t *testing.T) {
 					Pattern: func(v driveplan.Vars) (string, error) { return base + "/home/" + v[driveplan.VarLocalUsername], nil },
 				},
 				{
-					Name: "work", Entity: driveplan.EntityProject, Needs: []string{driveplan.VarProjectTitle}, AllowedRoots: []string{base + "/work"},
-					Pattern: func(v driveplan.Vars) (string, error) { return base + "/work/" + v[driveplan.VarUCloudProjectID], nil },
+					Name: "work", Entity: driveplan.EntityProject, Needs: []string{driveplan.VarProjectTitle}, AllowedRoots: []string{base + "/projects"},
+					Pattern: func(v driveplan.Vars) (string, error) { return base + "/projects/" + v[driveplan.VarUCloudProjectID], nil },
 					Title:   func(v driveplan.Vars) (string, error) { return "Work of " + v[driveplan.VarProjectTitle], nil },
 				},
 			}}},

@@ -56,12 +56,12 @@ func TestLocate(t *testing.T) {
 			locator: Locator{Name: "home", Pattern: expand("/home/#{localUsername}"), Needs: []string{VarLocalUsername}, AllowedRoots: []string{"/home"}},
 		},
 		"title of a project is free text": {
-			owner: project, vars: projectVars, path: "/work/climate/data/storage-p", title: "Climate / Model",
-			locator: Locator{Name: "p", Pattern: expand("/work/#{localGroupName}/data/#{categoryName}-#{locatorName}"), Title: expand("#{ucloudProjectTitle}"), Needs: []string{VarLocalGroupName, VarProjectTitle}, AllowedRoots: []string{"/work"}},
+			owner: project, vars: projectVars, path: "/projects/climate/data/storage-p", title: "Climate / Model",
+			locator: Locator{Name: "p", Pattern: expand("/projects/#{localGroupName}/data/#{categoryName}-#{locatorName}"), Title: expand("#{ucloudProjectTitle}"), Needs: []string{VarLocalGroupName, VarProjectTitle}, AllowedRoots: []string{"/projects"}},
 		},
 		"and no part of a path": {
 			owner: project, vars: projectVars, fails: true,
-			locator: Locator{Name: "p", Pattern: expand("/work/#{ucloudProjectTitle}"), AllowedRoots: []string{"/work"}},
+			locator: Locator{Name: "p", Pattern: expand("/projects/#{ucloudProjectTitle}"), AllowedRoots: []string{"/projects"}},
 		},
 		"climbing value": {
 			owner: user, vars: Vars{VarLocalUsername: ".."}, fails: true,
@@ -144,12 +144,12 @@ func FuzzCheckPath(f *testing.F) {
 	f.Add("/home/../a")
 	f.Add("/home/a\nb")
 	f.Fuzz(func(t *testing.T, path string) {
-		root, err := checkPath(path, []string{"/home", "/work/x"})
+		root, err := checkPath(path, []string{"/home", "/projects/x"})
 		if err != nil {
 			return
 		}
 		rel, relErr := filepath.Rel(root, path)
-		if relErr != nil || slices.Contains(strings.Split(rel, "/"), "..") || !slices.Contains([]string{"/home", "/work/x"}, root) {
+		if relErr != nil || slices.Contains(strings.Split(rel, "/"), "..") || !slices.Contains([]string{"/home", "/projects/x"}, root) {
 			t.Fatalf("%q is below %q as %q", path, root, rel)
 		}
 		if strings.Count(GeneratedID("p", ident.Owner{User: "u"}, path), "\n") != 1 {

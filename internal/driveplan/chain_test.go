@@ -95,8 +95,10 @@ func TestFromAllocationToDrive(t *testing.T) {
 				},
 				{
 					Name: "work", Entity: driveplan.EntityProject, Needs: []string{driveplan.VarProjectTitle}, AllowedRoots: []string{base + "/projects"},
-					Pattern: func(v driveplan.Vars) (string, error) { return base + "/projects/" + v[driveplan.VarUCloudProjectID], nil },
-					Title:   func(v driveplan.Vars) (string, error) { return "Work of " + v[driveplan.VarProjectTitle], nil },
+					Pattern: func(v driveplan.Vars) (string, error) {
+						return base + "/projects/" + v[driveplan.VarUCloudProjectID], nil
+					},
+					Title: func(v driveplan.Vars) (string, error) { return "Work of " + v[driveplan.VarProjectTitle], nil },
 				},
 			}}},
 		})

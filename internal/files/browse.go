@@ -118,8 +118,7 @@ type attempt struct {
 
 // list gives the page. It waits for a scan without holding a slot of the drive.
 func (s *Service) list(ctx context.Context, q *query) (providerapi.Page[providerapi.File], error) {
-	deadline := time.NewTimer(s.o.ScanWait)
-	defer deadline.Stop()
+	begin := time.Now()
 	drive := q.ref.Base()
 	for {
 		a, err := run(ctx, s.gate, drive, func() (attempt, error) { return s.tryPage(ctx, q) }, func(a attempt) {
@@ -130,7 +129,13 @@ func (s *Service) list(ctx context.Context, q *query) (providerapi.Page[provider
 		if err != nil || a.scan == nil {
 			return a.page, err
 		}
-		page, again, err := s.await(ctx, q, a.scan, deadline.C)
+		wait := s.o.ScanWait
+		if q.order != byPath {
+			wait = wait * 2 / 3 // the rest is for sorting by path instead
+		}
+		deadline, cancel := context.WithDeadline(ctx, begin.Add(wait))
+		page, again, err := s.await(ctx, deadline, q, a.scan)
+		cancel()
 		s.cache.leave(a.scan)
 		if err != nil || !again {
 			return page, err
@@ -138,15 +143,16 @@ func (s *Service) list(ctx context.Context, q *query) (providerapi.Page[provider
 	}
 }
 
-// await waits for a scan and makes the page from its result. If it takes too long, the listing goes on without. again
-// tells that the query has been changed and must be tried anew.
-func (s *Service) await(ctx context.Context, q *query, sc *scan, deadline <-chan time.Time) (page providerapi.Page[providerapi.File], again bool, err error) {
+// await waits for a scan until the deadline and makes the page from its result. If it takes too long, the listing goes on
+// without. again tells that the query has been changed and must be tried anew.
+func (s *Service) await(ctx, deadline context.Context, q *query, sc *scan) (page providerapi.Page[providerapi.File], again bool, err error) {
 	before := sc.batches.Load()
 	select {
 	case <-sc.done:
-	case <-ctx.Done():
-		return page, false, errBusy(ctx.Err())
-	case <-deadline:
+	case <-deadline.Done():
+		if err := ctx.Err(); err != nil {
+			return page, false, errBusy(err)
+		}
 		return s.proceed(ctx, q, sc, before)
 	}
 	if sc.err != nil {

@@ -67,8 +67,10 @@ func (b *builder) addLocked(name []byte, kind drives.EntryType, key int64) error
 	if b.dropped && !b.wanted(name, key) {
 		return nil
 	}
-	if err := b.room(b.arena.size(len(name))); err != nil {
+	if shrunk, err := b.room(b.arena.size(len(name))); err != nil {
 		return err
+	} else if shrunk && !b.wanted(name, key) {
+		return nil
 	}
 	b.sampleRecord(uint32(len(b.arena.data))) //nolint:gosec // limit is below 1 GiB
 	b.arena.append(name, kind, key)
@@ -109,34 +111,35 @@ func (b *builder) wanted(name []byte, key int64) bool {
 	return b.listing.far == nil || !isAfter(compare(b.listing.far), desc)
 }
 
-// room makes sure that a record of n bytes fits.
-func (b *builder) room(n int) error {
+// room makes sure that a record of n bytes fits. It reports whether the section to be kept has become smaller for that.
+func (b *builder) room(n int) (shrunk bool, err error) {
 	const step = 1 << 20
 	for {
 		need := int64(len(b.arena.data) + n + 4*(b.count+1))
 		switch {
 		case need <= heapLimit && b.mapped == nil:
-			return nil // small ones are not counted: they are gone with the request
+			return false, nil // small ones are not counted: they are gone with the request
 		case need > int64(b.limit):
 		case need <= b.granted || b.mem.take(step, false):
 			if need > b.granted {
 				b.granted += step
 			}
 			if b.mapped == nil {
-				return b.moveOut()
+				return shrunk, b.moveOut()
 			}
-			return nil
+			return shrunk, nil
 		}
 		if b.mapped == nil {
 			// The least that a builder gets, so that every listing advances.
 			b.granted += step
 			b.mem.take(step, true)
 			if err := b.moveOut(); err != nil {
-				return err
+				return shrunk, err
 			}
 			continue
 		}
 		b.shrink()
+		shrunk = true
 	}
 }
 

@@ -200,9 +200,11 @@ func (s *Service) start(ctx context.Context, drive string, dir *drives.Dir, q *q
 		waiters: 1,
 		done:    make(chan struct{}), headReady: make(chan struct{}),
 	}
-	s.cache.mu.Lock()
-	s.cache.scans[key] = sc // an older one goes on for those who wait for it
-	s.cache.mu.Unlock()
+	if other := s.cache.register(key, sc, q, version); other != nil {
+		own.Close()
+		leave()
+		return other, nil
+	}
 	go func() { // counted by gate.wait; ends when Close cancels s.life, or nobody wants the result
 		defer leave()
 		s.scan(sc)
@@ -220,6 +222,19 @@ func (c *cache) join(key dirKey, q *query, version drives.Version) *scan {
 	}
 	sc.waiters++
 	return sc
+}
+
+// register makes the scan the one that others join, unless somebody else was faster: then that one is joined. An older
+// scan that is of no use here goes on for those who wait for it.
+func (c *cache) register(key dirKey, sc *scan, q *query, version drives.Version) *scan {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if other := c.scans[key]; other != nil && other.serves(q, version) {
+		other.waiters++
+		return other
+	}
+	c.scans[key] = sc
+	return nil
 }
 
 // stillWanted ends a scan that nobody waits for. One that has been given up just now goes on: the client will ask again.
@@ -289,6 +304,9 @@ func (s *Service) scanIndex(sc *scan) (*index, error) {
 			})
 		}
 		sc.batches.Add(1)
+		if s.slow != nil {
+			s.slow(n)
+		}
 		return s.cache.stillWanted(sc)
 	})
 	if errors.Is(err, errTooMany) {

@@ -55,6 +55,9 @@ type Service struct {
 
 	process uint32
 	serial  atomic.Uint64
+
+	// slow, if not nil, is called for each batch that a background scan has read. Tests hold up scans with it.
+	slow func(batch int)
 }
 
 // state is what depends on the settings.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"ucloud-im/internal/drives"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/providerapi"
 )
@@ -73,11 +74,19 @@ func browseRequest(base, rel string, change func(*providerapi.BrowseParams)) *pr
 	return req
 }
 
+// tester is what helpers need of *testing.T, *testing.B and *rapid.T.
+type tester interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // must fails the test on an error.
-func must[T any](v T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
+func must[T any](v T, err error) func(tester) T {
+	return func(t tester) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -86,7 +95,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 	}
 }
 
-func check(t testing.TB, err error) {
+func check(t tester, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -94,9 +103,24 @@ func check(t testing.TB, err error) {
 }
 
 // touch makes empty files.
-func touch(t testing.TB, dir string, names ...string) {
+func touch(t tester, dir string, names ...string) {
 	t.Helper()
 	for _, n := range names {
 		check(t, os.WriteFile(filepath.Join(dir, n), nil, 0o644))
 	}
+}
+
+// quietOptions are options for a service that a property test closes itself.
+func quietOptions() Options {
+	return Options{Provider: testProvider, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Timeout: time.Minute}
+}
+
+// unescape reads a name as it stands in JSON.
+func unescape(t tester, text string) string {
+	t.Helper()
+	name, ok := drives.Unescape(text)
+	if !ok {
+		t.Fatalf("%q is not an escaped name", text)
+	}
+	return name
 }

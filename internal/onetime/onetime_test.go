@@ -89,8 +89,12 @@ func TestTextIsNotStored(t *testing.T) {
 			t.Fatal(err)
 		}
 		found = found || bytes.Contains(data, hash[:])
-		if bytes.Contains(data, []byte(text)) || bytes.Contains(data, raw) {
-			t.Errorf("%s holds the token", f)
+		for _, secret := range [][]byte{[]byte(text), raw} {
+			for i := 0; i+16 <= len(secret); i += 8 { // nor a good part of it
+				if bytes.Contains(data, secret[i:i+16]) {
+					t.Errorf("%s holds the token", f)
+				}
+			}
 		}
 	}
 	if !found { // else the test looks in the wrong place

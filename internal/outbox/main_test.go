@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,11 +65,11 @@ func (r *rig) note(e store.OutboxEntry) {
 
 // kind registers a kind that answers with the errors in order and then with success.
 func (r *rig) kind(name string, answers ...error) {
-	n := 0
+	var n atomic.Int32
 	r.box.Register(name, func(_ context.Context, e store.OutboxEntry) (Result, error) {
 		r.note(e)
-		if n++; n <= len(answers) {
-			return Result{}, answers[n-1]
+		if i := int(n.Add(1)); i <= len(answers) {
+			return Result{}, answers[i-1]
 		}
 		return Result{}, nil
 	})

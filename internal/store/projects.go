@@ -126,17 +126,9 @@ func scanProjectGroup(s scanner) (g ProjectGroup, err error) {
 }
 
 // SetProjectGroup gives a project its Unix group. A group belongs to one project only, otherwise members of one would
-// reach the files of the other: a gid that another project has is [ErrConflict].
+// reach the files of the other: a gid that another project has is [ErrConflict] and ends the transaction.
 func (tx *Tx) SetProjectGroup(project ident.ProjectID, gid ident.GID, name string) error {
-	others, err := list(tx, value[string], "look up group",
-		`SELECT project_id FROM project_groups WHERE gid = ? AND project_id <> ?`, int64(gid), string(project))
-	if err != nil {
-		return err
-	}
-	if len(others) > 0 {
-		return fmt.Errorf("store group of project: %w: project %s has gid %d", ErrConflict, others[0], gid)
-	}
-	_, err = tx.exec("store group of project",
+	_, err := tx.exec("store group of project",
 		`INSERT INTO project_groups (project_id, gid, group_name) VALUES (?, ?, ?)
 		 ON CONFLICT (project_id) DO UPDATE SET gid = excluded.gid, group_name = excluded.group_name`,
 		string(project), int64(gid), name)

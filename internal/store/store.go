@@ -253,10 +253,7 @@ func (s *Store) attempt(ctx context.Context, db *sql.DB, o *sql.TxOptions, fn fu
 		return nil, fmt.Errorf("begin transaction: %w", err)
 	}
 	tx := &Tx{ctx: ctx, tx: sqlTx, engine: s.engine, timeout: s.timeout}
-	defer func() { // also when fn panics; after a commit it does nothing
-		tx.finished = true
-		_ = sqlTx.Rollback()
-	}()
+	defer func() { _ = sqlTx.Rollback() }() // also when fn panics; after a commit it does nothing
 	if err := fn(tx); err != nil {
 		return tx, err
 	}

@@ -21,7 +21,6 @@ type Tx struct {
 	timeout time.Duration
 
 	failed   error // the first failed statement; ends the transaction
-	finished bool
 	enqueued bool // something was put into the outbox
 	after    []func()
 }
@@ -30,14 +29,9 @@ type Tx struct {
 // it is rolled back. f may use the store.
 func (tx *Tx) AfterCommit(f func()) { tx.after = append(tx.after, f) }
 
-var errFinished = errors.New("the transaction has ended")
-
 // begin checks that a statement may run and that its operands are storable. The two engines differ in which text they
 // take: PostgreSQL refuses NUL and invalid UTF-8, SQLite stores both.
 func (tx *Tx) begin(args []any) error {
-	if tx.finished {
-		return errFinished
-	}
 	if tx.failed != nil {
 		return tx.failed
 	}

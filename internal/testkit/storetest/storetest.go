@@ -57,7 +57,8 @@ func SQLiteOptions(t testing.TB) store.Options {
 	}
 }
 
-// PostgresOptions names a new, empty database on the test binary's server. It is removed at the end of the test.
+// PostgresOptions names a new, empty database on the test binary's server. It is removed at the end of the test. It waits
+// for real processes, so call it outside of a synctest bubble.
 func PostgresOptions(t testing.TB) store.Options {
 	t.Helper()
 	testkit.Require(t, testkit.Component("initdb", "postgres"), ordinaryAccount)

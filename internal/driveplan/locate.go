@@ -228,7 +228,7 @@ func cleanTitle(s, fallback string) string {
 type Account struct {
 	Name         string
 	UID          ident.UID
-	PrimaryGroup string
+	PrimaryGroup string // name; empty if the group has none
 }
 
 // Group is the Unix group of a project.
@@ -255,7 +255,10 @@ func variables(ctx context.Context, a Accounts, owner ident.Owner, project *stor
 			return nil, fmt.Errorf("look up the local account: %w", err)
 		}
 		if ok {
-			v[VarLocalUsername], v[VarLocalPrimaryGroup], v[VarUID] = acc.Name, acc.PrimaryGroup, acc.UID.String()
+			v[VarLocalUsername], v[VarUID] = acc.Name, acc.UID.String()
+			if acc.PrimaryGroup != "" {
+				v[VarLocalPrimaryGroup] = acc.PrimaryGroup
+			}
 		}
 		return v, nil
 	}

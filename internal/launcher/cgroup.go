@@ -35,7 +35,31 @@ func openCgroup(path string, memory, tasks int64) (*cgroup, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
-	return &cgroup{root: root, memory: memory, tasks: tasks}, nil
+	c := &cgroup{root: root, memory: memory, tasks: tasks}
+	if err := c.settle(); err != nil {
+		root.Close() //nolint:errcheck // nothing was written
+		return nil, err
+	}
+	return c, nil
+}
+
+// settle moves this process into a group of its own below the delegated one, unless it is in one already: a group with
+// controllers must not hold processes itself, and starting a process in a sibling group needs a common parent that is
+// ours (cgroups(7), delegation).
+func (c *cgroup) settle() error {
+	const name = "server"
+	if err := c.root.Mkdir(name, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("cgroup: %w", err)
+	}
+	f, err := c.root.OpenFile(name+"/cgroup.procs", os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("cgroup: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // the write reports
+	if _, err := f.WriteString("0"); err != nil {
+		return fmt.Errorf("cgroup: move the server into %s: %w", name, err)
+	}
+	return nil
 }
 
 func groupName(uid ident.UID) string { return "u" + strconv.FormatUint(uint64(uid), 10) }

@@ -115,6 +115,7 @@ type serverConfig struct {
 	First, Last  int
 	Mapping      map[ident.UCloudUser]launcher.Account
 	Self         bool
+	As           *accounts.Account // the service account; the site's if nil
 	Sudo         string
 	Cgroup       string
 	MaxInstances int
@@ -133,7 +134,10 @@ type world struct {
 	cfg    serverConfig
 	server *proc
 	gw     *proc
-	groups []uint32 // supplementary groups of the service account's processes
+
+	service accounts.Account
+	groups  []uint32 // supplementary groups of the service account's processes
+	cgroup  *os.File // where they are started; nil: where the test is
 }
 
 // proc is a helper program.
@@ -183,6 +187,10 @@ func newWorld(t testing.TB, change func(*serverConfig), users ...accounts.Accoun
 	if change != nil {
 		change(&w.cfg)
 	}
+	w.service = site.Service
+	if w.cfg.As != nil {
+		w.service = *w.cfg.As
+	}
 	for dir, mode := range map[string]os.FileMode{"": 0o755, "state": 0o700, "log": 0o750} {
 		path := filepath.Join(w.cfg.Dir, dir)
 		if err := os.MkdirAll(path, mode); err != nil {
@@ -191,7 +199,7 @@ func newWorld(t testing.TB, change func(*serverConfig), users ...accounts.Accoun
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Chown(path, int(site.Service.UID), int(site.Service.GID)); err != nil {
+		if err := os.Chown(path, int(w.service.UID), int(w.service.GID)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -240,8 +248,11 @@ func (w *world) startRole(role string) *proc {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := w.site.Service.Command(shared.bin)
+	cmd := w.service.Command(shared.bin)
 	cmd.SysProcAttr.Credential.Groups = w.groups
+	if w.cgroup != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(w.cgroup.Fd())
+	}
 	cmd.Env = append([]string{roleEnv + "=" + role, "IMT_CONFIG=" + string(cfg)}, cmd.Env...)
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -154,3 +154,29 @@ func TestListenerShutDownByItsHolder(t *testing.T) {
 		return r.Status == 200 && !strings.HasPrefix(r.Body, fmt.Sprint(pid))
 	})
 }
+
+// TestForeignServerIsRefused leads an instance that sudo has started to the socket of somebody who is not the account
+// that ran sudo. It must not say a word there.
+func TestForeignServerIsRefused(t *testing.T) {
+	t.Parallel()
+	site := theSite(t)
+	u, mallory := site.User(t), site.User(t)
+	w := newWorld(t, func(c *serverConfig) { c.As = &mallory }, u)
+	w.startServer()
+	cmd := site.Service.Command("/usr/bin/sudo", "-n", "-u", "#"+u.UID.String(), "--", filepath.Join(site.Dir, directProgram))
+	cmd.Stdin = strings.NewReader(w.socket() + "\n")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "connect to server") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if n := w.counters().HellosRefused; n != 0 {
+		t.Errorf("it said hello %d times", n)
+	}
+	// The control: told the truth about who runs sudo, it would have talked.
+	cmd = u.Command(filepath.Join(site.Dir, directProgram))
+	cmd.Env = append(cmd.Env, "SUDO_UID="+mallory.UID.String())
+	cmd.Stdin = strings.NewReader(w.socket() + "\n")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "No instance of this account") {
+		t.Fatalf("%v: %s", err, out)
+	}
+}

@@ -53,7 +53,7 @@ type slot struct {
 	current *process           // nil if none
 	procs   map[int32]*process // current and those that drain
 	pending []*pending
-	renew   bool // replace the process when it is idle
+	renew   bool      // replace the process when it is idle
 	cleared clearance // of the account by itself; used by the supervisor only
 	crashes []time.Time
 	total   int // crashes since the server started

@@ -13,8 +13,8 @@ import (
 
 var errCut = errors.New("the process ended in the middle of the attempt")
 
-// recover deals with guarded attempts that the end of the last process cut short.
-func (b *Outbox) recover(ctx context.Context) error {
+// resume deals with guarded attempts that the end of the last process cut short.
+func (b *Outbox) resume(ctx context.Context) error {
 	return b.store.Update(ctx, func(tx *store.Tx) error {
 		cut, err := tx.OutboxBegun()
 		if err != nil {

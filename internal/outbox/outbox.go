@@ -165,13 +165,13 @@ func (b *Outbox) Run(ctx context.Context) error {
 
 	busy := make(map[string]bool)            // keys under way
 	ended := make(chan string, b.o.Parallel) // keys whose attempt is over; never blocks the sender
-	recovered, failures := false, 0
+	resumed, failures := false, 0
 	for {
 		var wake <-chan time.Time
 		next, err := time.Time{}, error(nil)
-		if !recovered {
-			err = b.recover(ctx)
-			recovered = err == nil
+		if !resumed {
+			err = b.resume(ctx)
+			resumed = err == nil
 		}
 		if err == nil {
 			next, err = b.startDue(ctx, busy, func(e store.OutboxEntry) {

@@ -21,7 +21,7 @@ type Tx struct {
 	timeout time.Duration
 
 	failed   error // the first failed statement; ends the transaction
-	enqueued bool // something was put into the outbox
+	enqueued bool  // something was put into the outbox
 	after    []func()
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -42,7 +43,7 @@ var programs = sync.OnceValues(func() (map[string]string, error) {
 		return nil, err
 	}
 	out := map[string]string{}
-	for _, name := range []string{"ucloud", "ucloud-user", "ucloud-dev"} {
+	for _, name := range []string{"ucloud", "ucloud-user"} {
 		out[name] = filepath.Join(dir, name)
 		if err := accounts.Build("ucloud-im/cmd/"+name, out[name]); err != nil {
 			return nil, err
@@ -116,9 +117,6 @@ func newWorld(t *testing.T, set settings) *world {
 	w.configure(set, port)
 	w.server = supervise(t, w, "server")
 	w.gateway = supervise(t, w, "gateway")
-	testkit.Eventually(t, "Core to know the provider", func() bool {
-		return w.core.Declared(category) && w.core.EventSessions() > 0 && w.core.Polls() > 0
-	})
 	t.Cleanup(func() {
 		for _, v := range w.core.Violations() {
 			t.Errorf("the provider did what it must never do: %+v", v)
@@ -127,6 +125,9 @@ func newWorld(t *testing.T, set settings) *world {
 			t.Logf("server log:\n%s", w.server.tail())
 			t.Logf("gateway log:\n%s", w.gateway.tail())
 		}
+	})
+	testkit.Eventually(t, "Core to know the provider", func() bool {
+		return w.core.Declared(category) && w.core.EventSessions() > 0 && w.core.Polls() > 0
 	})
 	return w
 }
@@ -138,14 +139,19 @@ func (w *world) must(err error) {
 	}
 }
 
+// freePort finds a port outside of the range of instances, which the configuration demands.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 20000 + rand.IntN(12000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 // installUcloud replaces the program as a package manager does: by renaming.
@@ -236,7 +242,7 @@ services:
 }
 
 // homePattern is where the accounts' homes are: all below one directory.
-func (w *world) homePattern() string { return "/home/#{localUsername}" }
+func (w *world) homePattern() string { return w.site.Dir + "/home/#{localUsername}" }
 
 func (w *world) socket() string { return filepath.Join(w.base, "run", "ucloud.sock") }
 

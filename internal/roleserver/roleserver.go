@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 
@@ -51,6 +52,7 @@ func Run(ctx context.Context, o Options) error {
 	if os.Geteuid() == 0 {
 		return ErrRoot
 	}
+	o.Version.Protocol, o.Version.Platform = ipcapi.Protocol, runtime.GOOS+"/"+runtime.GOARCH
 	directory := localuser.NewDirectory(localuser.Options{})
 	cfg, problems := load(ctx, o.ConfigDir, directory)
 	if cfg == nil {

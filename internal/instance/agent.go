@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,8 @@ type Options struct {
 	Build string
 }
 
+const maxProcs = 4
+
 // Agent is the running instance as its handlers see it.
 type Agent struct {
 	o       Options
@@ -54,8 +57,10 @@ type Agent struct {
 	srv  *server
 	idle *idler
 
-	asking atomic.Bool // a question to end is under way
-	leave  chan ending // the instance shall end
+	asking     atomic.Bool     // a question to end is under way
+	leave      chan ending     // the instance shall end
+	life       context.Context // of the connection to the server; set before anything is served
+	background sync.WaitGroup  // calls to the server that nobody waits for
 }
 
 // ending says how the instance ends.
@@ -73,6 +78,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	// A broken standard error must not end the process. Notify, not Ignore: children would inherit the latter.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	// An instance serves one person. Each processor the runtime may use costs memory, also when idle.
+	runtime.GOMAXPROCS(min(runtime.NumCPU(), maxProcs))
 	level := new(slog.LevelVar)
 	out := newLogWriter()
 	a := &Agent{
@@ -175,6 +182,10 @@ func (a *Agent) serve(ctx context.Context, l link, item ipcapi.InstanceItem, fil
 	if start.UID != ident.UID(os.Getuid()) {
 		return fmt.Errorf("the start-up document is for uid %s", start.UID)
 	}
+	// The connection lives until the end, also while requests are finished after ctx has ended.
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	a.life = life
 	a.start.Store(start)
 	a.client.Store(l.client)
 	a.setLevel(start.LogLevel)
@@ -221,10 +232,7 @@ func (a *Agent) serve(ctx context.Context, l link, item ipcapi.InstanceItem, fil
 	}
 	a.log.Info("instance serves", "port", start.Port)
 
-	// The connection lives until the end, also while requests are finished after ctx has ended.
-	linked, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var wg sync.WaitGroup
-	wg.Go(func() { a.follow(linked, l) })
+	a.background.Go(func() { a.follow(a.life, l) })
 	end := a.await(ctx)
 	a.idle.stop()
 	if end.drain {
@@ -235,7 +243,7 @@ func (a *Agent) serve(ctx context.Context, l link, item ipcapi.InstanceItem, fil
 		a.srv.stop()
 	}
 	cancel()
-	wg.Wait()
+	a.background.Wait()
 	return end.err
 }
 
@@ -323,9 +331,13 @@ func (a *Agent) handle(ctx context.Context, l link, item ipcapi.InstanceItem, fi
 			return err
 		})
 	case ipcapi.ItemAccount:
-		if why := checkAccount(ctx, a.start.Load().LocalName); why != "" {
-			a.invoke(ctx, "report account", func(context.Context) error { return a.sayReady(ctx, l.client, why) })
-		}
+		a.invoke(ctx, "report account", func(ctx context.Context) error {
+			why := checkAccount(ctx, a.start.Load().LocalName)
+			if why == "" {
+				return nil
+			}
+			return a.sayReady(ctx, l.client, why)
+		})
 	case ipcapi.ItemConfig:
 		a.reconfigure(item.Start)
 	case ipcapi.ItemAdopted:
@@ -337,12 +349,15 @@ func (a *Agent) handle(ctx context.Context, l link, item ipcapi.InstanceItem, fi
 	}
 }
 
+// invoke makes a call beside the reading of items, which may bring a stop meanwhile.
 func (a *Agent) invoke(ctx context.Context, what string, call func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if err := call(ctx); err != nil && ctx.Err() == nil {
-		a.log.Warn(what, "error", err)
-	}
+	a.background.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		if err := call(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn(what, "error", err)
+		}
+	})
 }
 
 // reconfigure takes over settings. Who the instance is and where it serves cannot change.
@@ -413,24 +428,23 @@ func (a *Agent) askToEnd() {
 	if a.asking.Swap(true) {
 		return
 	}
-	go func() { // ends with the answer, the connection or the time limit
+	a.invoke(a.life, "ask to end", func(ctx context.Context) error {
 		defer a.asking.Store(false)
-		stop := false
-		if c := a.client.Load(); c != nil {
-			a.invoke(context.Background(), "ask to end", func(ctx context.Context) error {
-				reply, err := ipc.Invoke(ctx, c, ipcapi.InstanceIdle, ipcapi.Idle{
-					Route: a.start.Load().Route, Requests: a.srv.requests.Load(),
-				})
-				stop = reply.Stop
-				return err
-			})
+		c := a.client.Load()
+		if c == nil { // no server, nobody to ask
+			a.idle.again()
+			return nil
 		}
-		if stop {
+		reply, err := ipc.Invoke(ctx, c, ipcapi.InstanceIdle, ipcapi.Idle{
+			Route: a.start.Load().Route, Requests: a.srv.requests.Load(),
+		})
+		if err == nil && reply.Stop {
 			a.end(ending{drain: true, why: "idle"})
-			return
+			return nil
 		}
 		a.idle.again()
-	}()
+		return err
+	})
 }
 
 // Start is the start-up document, with the settings as they are now.

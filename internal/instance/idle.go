@@ -101,21 +101,28 @@ func (i *idler) armLocked(now time.Time) {
 
 // tick runs when the timer fires. Requests may have come and gone since it was armed, without touching it.
 func (i *idler) tick() {
+	if i.due() {
+		i.onIdle()
+	}
+}
+
+// due tells whether the idle time is over. If not, the timer is armed again.
+func (i *idler) due() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.timer = nil
-	if i.srv.active.Load() > 0 {
-		return // rest arms it again
+	if i.ended || i.srv.active.Load() > 0 {
+		return false // rest arms it again
 	}
 	idle := time.Since(time.Unix(0, i.srv.lastEnd.Load()))
 	if !i.quiet && idle >= quietAfter {
 		i.collectLocked(false)
 	}
 	if timeout := i.timeout(); timeout > 0 && idle >= timeout {
-		go i.onIdle() // asks the server, which takes time; it ends with the answer, or with the connection
-		return        // again arms it, if the instance stays
+		return true // again arms it, if the instance stays
 	}
 	i.armLocked(time.Now())
+	return false
 }
 
 // again starts a new idle time, because the server wants the instance to stay.

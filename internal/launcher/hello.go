@@ -110,7 +110,9 @@ func (l *Launcher) hello(ctx context.Context, r *ipc.Request, h ipcapi.Hello, se
 	}
 	if err != nil {
 		l.counters.hellosRefused.Add(1)
-		l.log.Warn("hello refused", "uid", st.uid, "pid", st.pid, "resume", h.Resume, "error", err)
+		if l.complaints.Allow() { // any user can make us refuse something as often as they like
+			l.log.Warn("hello refused", "uid", st.uid, "pid", st.pid, "resume", h.Resume, "error", err)
+		}
 		return err
 	}
 	return st.serve(ctx, send)

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipc"
@@ -112,6 +114,8 @@ type Launcher struct {
 	kills    chan struct{} // semaphore for executioners
 	evicting chan struct{} // capacity 1: one search for an idle instance at a time
 
+	complaints *rate.Limiter // of log lines about refused callers
+
 	nextRoute atomic.Uint64
 	counters  counters
 
@@ -139,7 +143,7 @@ func New(o Options) (*Launcher, error) {
 	l := &Launcher{
 		o: o, log: o.Log.With("part", "launcher"), hub: newHub(),
 		launches: make(chan struct{}, o.Parallel), kills: make(chan struct{}, 2), evicting: make(chan struct{}, 1),
-		started: make(chan struct{}), stats: make(chan struct{}),
+		complaints: rate.NewLimiter(1, 20), started: make(chan struct{}), stats: make(chan struct{}),
 		slots: map[ident.UCloudUser]*slot{}, byUID: map[ident.UID]*slot{},
 	}
 	// Routes are identified for longer than the server lives: instances of its predecessor keep theirs.

@@ -28,6 +28,9 @@ func freePort(t *testing.T) int {
 func listening(t *testing.T) *listener {
 	t.Helper()
 	l, err := listen(freePort(t))
+	for errors.Is(err, unix.EADDRINUSE) { // somebody was faster
+		l, err = listen(freePort(t))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

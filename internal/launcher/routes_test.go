@@ -89,13 +89,16 @@ func TestHubConfirms(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// What was not sent cannot be confirmed.
+	ackUpdate(t, c1, ipcapi.RouteUpdate{Seq: u1.Seq + 1000})
+	ackUpdate(t, c2, ipcapi.RouteUpdate{Seq: u1.Seq + 1000})
+
 	v := h.remove("a")
 	u1, u2 = nextUpdate(t, r1), nextUpdate(t, r2)
 	if len(u1.Remove) != 1 || u1.Seq != v || u1.Full {
 		t.Fatalf("%+v", u1)
 	}
 	ackUpdate(t, c1, u1)
-	ackUpdate(t, c1, ipcapi.RouteUpdate{Seq: u1.Seq + 1000}) // what was not sent cannot be confirmed
 	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := h.confirmed(short, v); !errors.Is(err, context.DeadlineExceeded) {

@@ -224,14 +224,20 @@ func (c *cache) join(key dirKey, q *query, version drives.Version) *scan {
 	return sc
 }
 
-// register makes the scan the one that others join, unless somebody else was faster: then that one is joined. An older
-// scan that is of no use here goes on for those who wait for it.
+// register makes the scan the one that others join, unless somebody else was faster: then that one is joined, running or
+// done. An older scan that is of no use here goes on for those who wait for it.
 func (c *cache) register(key dirKey, sc *scan, q *query, version drives.Version) *scan {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if other := c.scans[key]; other != nil && other.serves(q, version) {
 		other.waiters++
 		return other
+	}
+	if e := c.entries[key]; e != nil && c.serves(e.index, q, version) {
+		e.users++
+		done := &scan{key: key, result: e, done: make(chan struct{})}
+		close(done.done)
+		return done
 	}
 	c.scans[key] = sc
 	return nil

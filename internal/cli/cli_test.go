@@ -127,7 +127,7 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 	t.Parallel()
 	w := testWorld(t)
 	tk := connected(t, w)
-	w.instances.list = []launcher.Info{{User: "Alice#1234", LocalName: "kay", UID: uidKay, PID: 7, State: "running"}}
+	w.instances.set(launcher.Info{User: "Alice#1234", LocalName: "kay", UID: uidKay, PID: 7, State: "running"})
 	if err := w.store.Update(t.Context(), func(tx *store.Tx) error {
 		return tx.PutDrive(store.Drive{ProviderGeneratedID: "x", Owner: ident.Owner{User: "Alice#1234"}, Title: "Home", Path: "/home/kay", State: store.DriveDesired, UpdatedAt: time.Now()})
 	}); err != nil {
@@ -301,7 +301,9 @@ func (tr *trigger) Write(p []byte) (int, error) {
 func TestHungAndDyingServers(t *testing.T) {
 	t.Parallel()
 	w := testWorld(t)
+	w.mu.Lock()
 	w.hang = true
+	w.mu.Unlock()
 	if code, _, errs := w.run(t, nil, "status", "--timeout", "100ms"); code != ExitTimeout || !strings.Contains(errs, "--timeout") {
 		t.Errorf("hung: exit code %d, %s", code, errs)
 	}
@@ -437,8 +439,10 @@ func TestReportsOfBulkChanges(t *testing.T) {
 func TestNoTerminalEscapes(t *testing.T) {
 	t.Parallel()
 	w := testWorld(t)
-	w.status.Parts[0].Summary = "a\x1b]0;title\x07\x1b[2Jb\r\nc\u202e\u0085"
-	w.status.Parts[0].Facts[0].Value = "\x1b[31m"
+	w.setPart("core", func(p *ipcapi.StatusPart) {
+		p.Summary = "a\x1b]0;title\x07\x1b[2Jb\r\nc\u202e\u0085"
+		p.Facts = []ipcapi.Fact{{Name: "lag", Value: "\x1b[31m"}}
+	})
 	for _, args := range [][]string{{"status", "-v"}, {"doctor", "--check", "service"}} {
 		_, out, errs := w.run(t, nil, args...)
 		if !strings.Contains(out, "title") {
@@ -450,7 +454,7 @@ func TestNoTerminalEscapes(t *testing.T) {
 			}
 		}
 	}
-	w.instances.list = []launcher.Info{{User: "x\x1b[2J#1", LocalName: "kay", State: "running"}}
+	w.instances.set(launcher.Info{User: "x\x1b[2J#1", LocalName: "kay", State: "running"})
 	for _, format := range []string{"table", "wide", "csv", "name"} {
 		_, out, errs := w.run(t, nil, "instances", "list", "-o", format)
 		if strings.ContainsRune(out+errs, '\x1b') || !strings.Contains(out, "[2J#1") {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -148,10 +149,30 @@ type world struct {
 	method    *ticket.Method
 	core      *coreFake
 	instances *instancesFake
-	status    ipcapi.StatusReport
 	reload    ipcapi.ReloadReport
-	hang      bool // status does not answer
 	stop      func()
+
+	mu     sync.Mutex // guards what follows
+	status ipcapi.StatusReport
+	hang   bool // status does not answer
+}
+
+// setPart changes a part of the status.
+func (w *world) setPart(name string, change func(*ipcapi.StatusPart)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status.Parts = slices.Clone(w.status.Parts) // the old ones may be on their way to somebody
+	for i := range w.status.Parts {
+		if w.status.Parts[i].Name == name {
+			change(&w.status.Parts[i])
+		}
+	}
+}
+
+func (i *instancesFake) set(list ...launcher.Info) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.list = list
 }
 
 // newWorld starts a server. cleanup is called at the end.
@@ -192,10 +213,13 @@ func newWorld(cleanup func(func()), dir string) (*world, error) {
 		UCloudPublic: "https://ucloud.example.org", Log: log, Audit: log,
 		Version: ipcapi.VersionInfo{Protocol: ipcapi.Protocol, Version: "9.8.7", Platform: "test", StartedAt: time.Date(2031, 2, 3, 9, 0, 0, 0, time.UTC)},
 		Status: func(ctx context.Context) ipcapi.StatusReport {
-			if w.hang {
+			w.mu.Lock()
+			rep, hang := w.status, w.hang
+			w.mu.Unlock()
+			if hang {
 				<-ctx.Done()
 			}
-			return w.status
+			return rep
 		},
 		Reload:  func(context.Context, bool) (ipcapi.ReloadReport, error) { return w.reload, nil },
 		Running: func() (ipcapi.RunningConfig, error) { return ipcapi.RunningConfig{YAML: "running: yes\n"}, nil },
@@ -358,19 +382,14 @@ func scriptInstance(ts *testscript.TestScript, _ bool, args []string) {
 	i := worldOf(ts).instances
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.list = append(i.list, launcher.Info{
+	i.list = append(slices.Clone(i.list), launcher.Info{
 		User: ident.UCloudUser(args[0]), LocalName: args[1], UID: ident.UID(2000 + len(i.list)), PID: int32(100 + len(i.list)),
 		Port: 42000 + len(i.list), State: "running", Idle: 90 * time.Second, MemoryBytes: 3 << 20,
 	})
 }
 
 func scriptHealth(ts *testscript.TestScript, _ bool, args []string) {
-	w := worldOf(ts)
-	for i := range w.status.Parts {
-		if w.status.Parts[i].Name == args[0] {
-			w.status.Parts[i].Health = ipcapi.Health(args[1])
-		}
-	}
+	worldOf(ts).setPart(args[0], func(p *ipcapi.StatusPart) { p.Health = ipcapi.Health(args[1]) })
 }
 
 func scriptAs(ts *testscript.TestScript, _ bool, args []string) {

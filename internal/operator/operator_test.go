@@ -248,7 +248,7 @@ func TestUsers(t *testing.T) {
 	if res := must(t, w, ipcapi.UserAdd, ipcapi.UserAddition{User: alice, Local: "kay", WaitMs: 10_000}); res.State != "active" {
 		t.Fatalf("%+v", res)
 	}
-	w.instances.list = []launcher.Info{{User: alice, UID: uidKay, PID: 77, Port: 42007, Idle: 3 * time.Second, State: "running"}}
+	w.instances.set(launcher.Info{User: alice, UID: uidKay, PID: 77, Port: 42007, Idle: 3 * time.Second, State: "running"})
 	list, err := collect(t.Context(), w.client, ipcapi.UserList, ipcapi.UserListRequest{Check: true}, func(p ipcapi.UserPage) []ipcapi.UserInfo { return p.Items })
 	if err != nil || len(list) != 1 || list[0].User != alice || list[0].Instance.Port != 42007 || list[0].ConnectedAt == nil {
 		t.Fatalf("%+v, %v", list, err)
@@ -311,16 +311,16 @@ func TestLongListsComeInPages(t *testing.T) {
 func TestInstances(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.instances.list = []launcher.Info{{User: alice, UID: uidKay, PID: 77, State: "running"}}
+	w.instances.set(launcher.Info{User: alice, UID: uidKay, PID: 77, State: "running"})
 	both := []ident.UCloudUser{alice, mary}
 	rep := must(t, w, ipcapi.InstanceStop, ipcapi.InstanceMutation{Users: both, DryRun: true})
-	if rep.Results[0].Status != ipcapi.ResultOK || rep.Results[1].Status != ipcapi.ResultSkipped || len(w.instances.stopped) != 0 {
-		t.Fatalf("dry run: %+v, %q", rep, w.instances.stopped)
+	if rep.Results[0].Status != ipcapi.ResultOK || rep.Results[1].Status != ipcapi.ResultSkipped || len(w.instances.done()) != 0 {
+		t.Fatalf("dry run: %+v, %q", rep, w.instances.done())
 	}
 	must(t, w, ipcapi.InstanceStop, ipcapi.InstanceMutation{Users: both, Reason: "update"})
 	must(t, w, ipcapi.InstanceRestart, ipcapi.InstanceMutation{Users: both})
-	if want := []string{"stop Alice#1234: stopped by an operator: update", "restart Alice#1234"}; !slices.Equal(w.instances.stopped, want) {
-		t.Fatalf("%q", w.instances.stopped)
+	if want := []string{"stop Alice#1234: stopped by an operator: update", "restart Alice#1234"}; !slices.Equal(w.instances.done(), want) {
+		t.Fatalf("%q", w.instances.done())
 	}
 }
 

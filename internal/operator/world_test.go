@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -130,6 +131,19 @@ func (i *instances) Restart(_ context.Context, u ident.UCloudUser) error {
 	defer i.mu.Unlock()
 	i.stopped = append(i.stopped, fmt.Sprintf("restart %s", u))
 	return nil
+}
+
+// done gives what was asked of the instances so far.
+func (i *instances) done() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Clone(i.stopped)
+}
+
+func (i *instances) set(list ...launcher.Info) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.list = list
 }
 
 // buffer is a log that may be read while it is written.

@@ -59,6 +59,8 @@ type strictCore struct {
 	deaths  []string
 	// fault is asked before each call is carried out.
 	fault func(call string) fault
+	// observe, if set, is told about each call.
+	observe func(call string)
 }
 
 type fault int
@@ -109,6 +111,9 @@ func (k *strictCore) call(name string, u ident.UCloudUser, do func(), slow func(
 	defer k.mu.Unlock()
 	k.settle()
 	k.calls = append(k.calls, name+" "+string(u))
+	if k.observe != nil {
+		k.observe(name)
+	}
 	f := noFault
 	if k.fault != nil {
 		f = k.fault(name)
@@ -335,11 +340,21 @@ func (w *world) recover(t *testing.T) {
 	}
 }
 
-// deliverFor lets time pass in steps of a second.
+// deliverFor lets time pass, from one due delivery to the next.
 func (w *world) deliverFor(t *testing.T, d time.Duration) {
 	t.Helper()
-	for range int(d / time.Second) {
-		w.clock.Add(time.Second)
+	for end := w.clock.Now().Add(d); w.clock.Now().Before(end); {
+		next, waiting := end, false
+		if err := w.store.View(t.Context(), func(tx *store.Tx) (err error) {
+			next, waiting, err = tx.OutboxNextDue(w.clock.Now())
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if !waiting || next.After(end) {
+			next = end
+		}
+		w.clock.Add(max(next.Sub(w.clock.Now()), time.Second))
 		w.deliver(t)
 	}
 }

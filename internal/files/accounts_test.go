@@ -1,0 +1,149 @@
+package files
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"ucloud-im/internal/failure"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/testkit/accounts"
+)
+
+// accountEnv makes the test binary do one call as the account it runs under, and print the outcome.
+const accountEnv = "FILES_ACCOUNT_CHILD"
+
+// accountCall is what the child does: list a folder, describe an entry or make a folder.
+type accountCall struct {
+	Base, Browse, Retrieve, Folder string
+	Replace                        bool // a replacement of the instance can be had
+}
+
+type accountResult struct {
+	Names []string
+	Kind  failure.Kind // of the error, if Why is set
+	Why   string
+	Asked int // how often the service asked for a replacement
+}
+
+func accountChild(text string) error {
+	var call accountCall
+	if err := json.Unmarshal([]byte(text), &call); err != nil {
+		return err
+	}
+	unix.Umask(0o007)
+	var res accountResult
+	s := New(Options{
+		Provider: testProvider, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		StaleGroups: func(context.Context) bool { res.Asked++; return call.Replace },
+	})
+	ctx := context.Background()
+	var err error
+	switch {
+	case call.Browse != "":
+		var page providerapi.Page[providerapi.File]
+		page, err = s.Browse(ctx, browseRequest(call.Base, call.Browse, nil))
+		res.Names = names(page)
+	case call.Retrieve != "":
+		_, err = s.Retrieve(ctx, &providerapi.FilesRetrieve{
+			ResolvedCollection: testDrive(call.Base), Retrieve: providerapi.RetrieveParams{ID: "/5012/" + call.Retrieve},
+		})
+	default:
+		err = s.CreateFolders(ctx, []providerapi.CreateFolder{folder(call.Base, call.Folder, providerapi.ConflictReject)})
+	}
+	if err != nil {
+		res.Kind, res.Why = failure.KindOf(err), failure.Why(err)
+	}
+	return json.NewEncoder(os.Stdout).Encode(res)
+}
+
+// TestTwoUsersInAProject works with real accounts in a setgid project directory: the kernel's permissions decide, and
+// each denial gets its meaning.
+func TestTwoUsersInAProject(t *testing.T) {
+	t.Parallel()
+	site := accounts.New(t, "files")
+	ada, grace, eve := site.User(t), site.User(t), site.User(t)
+	program := filepath.Join(site.Dir, "files.test")
+	text := must(os.ReadFile(must(os.Executable())(t)))(t)
+	check(t, os.WriteFile(program, text, 0o755))
+	base := filepath.Join(site.Dir, "project")
+	check(t, os.Mkdir(base, 0o770))
+	check(t, os.Chown(base, 0, int(site.GID)))
+	check(t, os.Chmod(base, 0o770|os.ModeSetgid))
+
+	as := func(a accounts.Account, groups []ident.GID, call accountCall) accountResult {
+		t.Helper()
+		call.Base = base
+		cmd := a.Command(program)
+		cmd.SysProcAttr.Credential = a.Credential(groups...)
+		cmd.Dir = "/"
+		cmd.Env = append(cmd.Env, accountEnv+"="+string(must(json.Marshal(call))(t)))
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%v: %s", err, &stderr)
+		}
+		var res accountResult
+		check(t, json.Unmarshal(out, &res))
+		return res
+	}
+	member := []ident.GID{site.GID}
+
+	if res := as(ada, member, accountCall{Folder: "shared/deep"}); res.Why != "" {
+		t.Fatalf("a member makes a folder: %+v", res)
+	}
+	for _, n := range []string{"shared", "shared/deep"} {
+		var st unix.Stat_t
+		check(t, unix.Stat(filepath.Join(base, n), &st))
+		if st.Mode&0o7777 != 0o2770 || ident.GID(st.Gid) != site.GID || ident.UID(st.Uid) != ada.UID {
+			t.Errorf("%s has mode %o, owner %d, group %d", n, st.Mode, st.Uid, st.Gid)
+		}
+	}
+	if res := as(grace, member, accountCall{Folder: "shared/deep/hers"}); res.Why != "" {
+		t.Errorf("another member goes on: %+v", res)
+	}
+	if res := as(grace, member, accountCall{Browse: "shared/deep"}); !slices.Equal(res.Names, []string{"hers"}) {
+		t.Errorf("another member lists: %+v", res)
+	}
+
+	// A folder that one member keeps private.
+	check(t, os.Mkdir(filepath.Join(base, "private"), 0o700))
+	check(t, os.Chown(filepath.Join(base, "private"), int(ada.UID), int(ada.GID)))
+	if res := as(grace, member, accountCall{Browse: "private"}); res.Kind != failure.NotFound || res.Asked != 0 {
+		t.Errorf("list a private folder: %+v", res)
+	}
+	if res := as(grace, member, accountCall{Retrieve: "private/x"}); res.Kind != failure.NotFound || res.Asked != 0 {
+		t.Errorf("look into a private folder: %+v", res)
+	}
+	if res := as(grace, member, accountCall{Folder: "private/x"}); res.Kind != failure.Forbidden || res.Asked != 0 {
+		t.Errorf("make a folder in a private one: %+v", res)
+	}
+	if res := as(ada, member, accountCall{Folder: "private/x"}); res.Why != "" {
+		t.Errorf("the owner makes one: %+v", res)
+	}
+
+	// Eve is no member, or her instance does not know it yet.
+	for _, call := range []accountCall{{Browse: "."}, {Browse: "shared"}, {Retrieve: "shared"}, {Folder: "x"}} {
+		if res := as(eve, nil, call); res.Kind != failure.NotFound || res.Asked != 1 {
+			t.Errorf("without the group, %+v: %+v", call, res)
+		}
+		call.Replace = true
+		if res := as(eve, nil, call); res.Kind != failure.NoInstance || res.Asked != 1 {
+			t.Errorf("with old groups, %+v: %+v", call, res)
+		}
+		call.Replace = false
+		if res := as(eve, member, call); res.Why != "" || res.Asked != 0 {
+			t.Errorf("with new groups, %+v: %+v", call, res)
+		}
+	}
+}

@@ -122,6 +122,51 @@ func connected(t *testing.T, w *world) (openTicket string) {
 	return openTicket
 }
 
+// TestDryRunsChangeNothing runs every change with --dry-run and compares the database before and after (contract 41
+// section 8.4).
+func TestDryRunsChangeNothing(t *testing.T) {
+	t.Parallel()
+	w := testWorld(t)
+	tk := connected(t, w)
+	w.instances.set(launcher.Info{User: "Alice#1234", LocalName: "kay", UID: uidKay, PID: 7, State: "running"})
+	state := func() (out []any) {
+		t.Helper()
+		if err := w.store.View(t.Context(), func(tx *store.Tx) error {
+			mappings, err1 := tx.MappingHistory()
+			tickets, err2 := tx.Tickets()
+			queue, err3 := tx.OutboxAll()
+			out = []any{mappings, tickets, queue}
+			return errors.Join(err1, err2, err3)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	before := state()
+	for _, args := range [][]string{
+		{"users", "add", "--ucloud-name", "Mary#1", "--local-name", "lee"},
+		{"users", "expire", "kay"},
+		{"users", "remove", "kay"},
+		{"users", "remove", "kay", "--purge"},
+		{"tickets", "approve", tk, "--local-name", "lee"},
+		{"tickets", "reject", tk},
+		{"connect", tk, "lee"},
+		{"instances", "stop", "--all"},
+		{"instances", "restart", "--all"},
+		{"config", "reload"},
+	} {
+		if code, out, errs := w.run(t, nil, append(args, "--dry-run")...); code != ExitOK {
+			t.Errorf("%q: exit code %d\n%s%s", args, code, out, errs)
+		}
+		if diff := cmp.Diff(before, state()); diff != "" {
+			t.Fatalf("%q changed something:\n%s", args, diff)
+		}
+	}
+	if n := w.instances.changes(); n != 0 {
+		t.Errorf("%d instances were stopped or restarted", n)
+	}
+}
+
 // TestOutputsMatchTheirSchemas validates what commands print against what "ucloud schema" says (contract 41 section 8.6).
 func TestOutputsMatchTheirSchemas(t *testing.T) {
 	t.Parallel()

@@ -132,14 +132,27 @@ func (c *coreFake) ClearConnection(context.Context, ident.UCloudUser) error   { 
 func (c *coreFake) ApproveConnection(context.Context, ident.UCloudUser) error { return c.answer() }
 
 type instancesFake struct {
-	mu   sync.Mutex
-	list []launcher.Info
+	mu      sync.Mutex
+	list    []launcher.Info
+	changed int
 }
 
-func (i *instancesFake) List() []launcher.Info                                    { i.mu.Lock(); defer i.mu.Unlock(); return i.list }
-func (i *instancesFake) Refresh(context.Context)                                  {}
-func (i *instancesFake) StopUser(context.Context, ident.UCloudUser, string) error { return nil }
-func (i *instancesFake) Restart(context.Context, ident.UCloudUser) error          { return nil }
+func (i *instancesFake) List() []launcher.Info { i.mu.Lock(); defer i.mu.Unlock(); return i.list }
+
+func (i *instancesFake) Refresh(context.Context) {}
+
+func (i *instancesFake) StopUser(context.Context, ident.UCloudUser, string) error { return i.change() }
+
+func (i *instancesFake) Restart(context.Context, ident.UCloudUser) error { return i.change() }
+
+func (i *instancesFake) change() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.changed++
+	return nil
+}
+
+func (i *instancesFake) changes() int { i.mu.Lock(); defer i.mu.Unlock(); return i.changed }
 
 // world is a server with everything the command line talks to.
 type world struct {

@@ -331,7 +331,7 @@ func TestPagingWhileEntriesComeAndGo(t *testing.T) {
 // time, with little memory in one half of the cases.
 func TestLargeDirectoryWhileEntriesComeAndGo(t *testing.T) {
 	t.Parallel()
-	const stable, moving = 12_000, 3_000
+	const stable, moving = 8_000, 1_000
 	base := t.TempDir()
 	for i := range stable {
 		touch(t, base, fmt.Sprintf("Stable-with-a-long-name-that-takes-memory-%05d", i))

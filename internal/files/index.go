@@ -134,9 +134,6 @@ const (
 	maxBuckets   = 256
 )
 
-// bytes is what the index occupies.
-func (x *index) bytes() int64 { return int64(len(x.data)) + 4*int64(len(x.order)) }
-
 // distribute makes the buckets, given the number of records and a sample of them.
 func (x *index) distribute(count int, sample []uint32) error {
 	buckets := min(max(count/bucketTarget, 1), maxBuckets)

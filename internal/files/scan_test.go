@@ -12,18 +12,24 @@ import (
 	"testing"
 	"time"
 
+	"ucloud-im/internal/drives"
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/testkit"
 )
 
-// largeDirectory makes n files that are sorted in another order than they were made in.
+// largeDirectory makes n files that are sorted in another order than they were made in. They are links to three files
+// of different sizes, since making inodes takes most of the time.
 func largeDirectory(t tester, base string, n int) (sorted []string) {
 	t.Helper()
 	for i := range n {
 		name := fmt.Sprintf("Entry %06d", i*7919%n)
-		check(t, os.WriteFile(filepath.Join(base, name), make([]byte, i%3), 0o600))
 		sorted = append(sorted, name)
+		if i < 3 {
+			check(t, os.WriteFile(filepath.Join(base, name), make([]byte, i), 0o600))
+			continue
+		}
+		check(t, os.Link(filepath.Join(base, sorted[i%3]), filepath.Join(base, name)))
 	}
 	slices.SortFunc(sorted, modelCompare)
 	return sorted
@@ -93,7 +99,7 @@ func TestFreshDirectoryIsNotTrusted(t *testing.T) {
 func TestIdleIndexesAreDropped(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
-	largeDirectory(t, base, 30_000)
+	largeDirectory(t, base, 16_000)
 	s := newService(t, func(o *Options) { o.IndexIdle = 50 * time.Millisecond })
 	must(s.Browse(context.Background(), browseRequest(base, "", nil)))(t)
 	testkit.Eventually(t, "the index to be dropped", func() bool {
@@ -112,7 +118,7 @@ func TestIndexMemoryIsBounded(t *testing.T) {
 	for i := range dirs {
 		sub := filepath.Join(base, fmt.Sprint(i))
 		check(t, os.Mkdir(sub, 0o700))
-		want[i] = largeDirectory(t, sub, 40_000)
+		want[i] = largeDirectory(t, sub, 16_000)
 	}
 	s := newService(t, func(o *Options) { o.IndexBytes = limit; o.Now = later })
 	var most int64
@@ -289,5 +295,58 @@ func TestPanicOfAnOperationIsAnError(t *testing.T) {
 	_, err := run(ctx, s.gate, "/x", func() (int, error) { panic("bug") }, nil)
 	if got := failure.KindOf(s.refuse(ctx, err, reading)); got != failure.Internal {
 		t.Fatalf("%v, kind %v", err, got)
+	}
+}
+
+// TestWhichIndexServes is the table behind [cache.serves].
+func TestWhichIndexServes(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	c := newCache(1<<20, time.Minute, func() time.Time { return now })
+	quiet := drives.Version{Dev: 1, Ino: 2, Mtime: now.Add(-time.Hour), Ctime: now.Add(-time.Hour)}
+	busy := quiet
+	busy.Mtime = now.Add(-time.Second)
+	if racy(quiet, now) || !racy(busy, now) {
+		t.Fatal("racy is wrong")
+	}
+	begun := func(process uint32, serial uint64) *pageToken {
+		return &pageToken{generation: generation{process, serial}}
+	}
+	for name, tc := range map[string]struct {
+		x    *index
+		q    *query
+		want bool
+	}{
+		"unchanged":                             {x: &index{version: quiet}, want: true},
+		"changed":                               {x: &index{version: busy}},
+		"changed within the clock's tick":       {x: &index{version: quiet, racy: true}},
+		"begun with it":                         {x: &index{version: busy, racy: true}, q: &query{token: begun(1, 5)}, want: true},
+		"begun before it":                       {x: &index{version: busy}, q: &query{token: begun(1, 4)}, want: true},
+		"begun after it":                        {x: &index{version: busy}, q: &query{token: begun(1, 6)}},
+		"begun after it, unchanged":             {x: &index{version: quiet}, q: &query{token: begun(1, 6)}, want: true},
+		"begun in another process":              {x: &index{version: busy}, q: &query{token: begun(2, 1)}},
+		"begun with it, long ago":               {x: &index{version: busy, scannedAt: now.Add(-maxIndexAge)}, q: &query{token: begun(1, 5)}},
+		"by size, fresh":                        {x: &index{version: quiet}, q: &query{order: bySize}, want: true},
+		"by size, old":                          {x: &index{version: quiet, scannedAt: now.Add(-maxStatAge - time.Second)}, q: &query{order: bySize}},
+		"by size, old, begun":                   {x: &index{version: quiet, scannedAt: now.Add(-maxStatAge - time.Second)}, q: &query{order: bySize, token: begun(1, 5)}, want: true},
+		"too many, at the beginning":            {x: &index{version: quiet, tooMany: true}, q: &query{order: bySize}, want: true},
+		"too many, for one that has begun":      {x: &index{version: quiet, tooMany: true}, q: &query{order: bySize, token: begun(1, 5)}},
+		"another section":                       {x: &index{version: quiet, section: section{far: &mark{name: []byte("m")}}}, q: &query{after: &mark{name: []byte("n")}}},
+		"the section's end":                     {x: &index{version: quiet, section: section{far: &mark{name: []byte("m")}}}, q: &query{after: &mark{name: []byte("m")}}},
+		"inside the section":                    {x: &index{version: quiet, section: section{far: &mark{name: []byte("m")}}}, q: &query{after: &mark{name: []byte("a")}}, want: true},
+		"inside, in the other direction":        {x: &index{version: quiet, section: section{far: &mark{name: []byte("m")}}}, q: &query{after: &mark{name: []byte("a")}, descending: true}},
+		"before the section":                    {x: &index{version: quiet, section: section{near: &mark{name: []byte("m")}}}, q: &query{after: &mark{name: []byte("a")}}},
+		"at the beginning, section in mid-list": {x: &index{version: quiet, section: section{near: &mark{name: []byte("m")}}}},
+	} {
+		tc.x.generation = generation{1, 5}
+		if tc.q == nil {
+			tc.q = &query{}
+		}
+		if tc.x.scannedAt.IsZero() {
+			tc.x.scannedAt = now
+		}
+		if got := c.serves(tc.x, tc.q, quiet); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

@@ -31,6 +31,7 @@ type Gateway struct {
 	conns    *connections
 	metrics  *metrics
 	tokens   *rate.Limiter // questions about one-time tokens
+	checks   atomic.Int64  // such questions under way
 	draining atomic.Bool
 
 	small, large bufferPool
@@ -109,7 +110,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ex := &exchange{g: g, settings: s, arrival: time.Now(), id: observability.NewRequestID(), class: classNone}
 	ex.w = responseWriter{
 		ResponseWriter: w, bytes: &ex.bytes, draining: g.draining.Load(), large: &g.large,
-		guard: stallGuard{rc: http.NewResponseController(w), timeout: s.Limits.StallTimeout, http1: r.ProtoMajor == 1},
+		guard: stallGuard{rc: http.NewResponseController(w), timeout: s.Limits.StallTimeout},
 	}
 	if r.Body != nil && r.Body != http.NoBody {
 		ex.body = &clientBody{body: r.Body, guard: &ex.w.guard, bytes: &ex.bytes}
@@ -355,11 +356,11 @@ func (ex *exchange) checkToken(ctx context.Context, token string) error {
 	if !ex.g.tokens.Allow() {
 		return failure.New(failure.TooMany, "Too many requests")
 	}
-	leave, err := ex.g.holder.enter(ex.settings.Hold.Max)
-	if err != nil {
+	// Anybody can cause this question, so it must not take the places of Core's requests while the server is away.
+	defer ex.g.checks.Add(-1)
+	if ex.g.checks.Add(1) > int64(max(ex.settings.Hold.Max/4, 1)) {
 		return failure.New(failure.Unavailable, whyBusy)
 	}
-	defer leave()
 	ctx, cancel := context.WithDeadline(ctx, ex.holdUntil())
 	defer cancel()
 	hash := sha256.Sum256([]byte(token))

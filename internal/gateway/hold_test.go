@@ -243,3 +243,31 @@ func TestWakeOfAnotherUserIsRefused(t *testing.T) {
 		t.Error("Bob's request reached Alice's instance")
 	}
 }
+
+// TestTokenChecksDoNotTakePlacesOfCore: anybody can make up tokens.
+func TestTokenChecksDoNotTakePlacesOfCore(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(f *fixture, _ *Options) { f.settings.Hold.Max = 8 })
+	route := f.routes.lookup(alice).route
+	f.routes.Apply(Update{Full: true})
+	f.control.onToken(func(ctx context.Context, _ ident.UCloudUser, _ [32]byte) (bool, error) {
+		<-ctx.Done()
+		return false, ctx.Err()
+	})
+	f.control.onWake(func(context.Context, ident.UCloudUser) (*Route, string, error) { return &route, "", nil })
+	var wg sync.WaitGroup
+	for range 12 {
+		wg.Go(func() {
+			res := f.do("GET", "/ucloud/birch/download?token=x&usernameHint="+bob.HintValue(), "")
+			checkFailure(t, "made-up token", res, 503)
+		})
+	}
+	eventually(t, "checks under way", func() bool { return f.checks.Load() >= 2 })
+	if res := f.core("GET", "/ucloud/birch/files", "", alice); res.StatusCode != 200 {
+		t.Errorf("Core got %d %s", res.StatusCode, res.body)
+	}
+	wg.Wait()
+	if n := f.checks.Load(); n != 0 {
+		t.Errorf("%d checks under way", n)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +58,27 @@ func TestConnectionsPerAddress(t *testing.T) {
 		if _, status := f.heldConn(t, core); status != 200 {
 			t.Fatalf("connection %d of Core: %d", i, status)
 		}
+	}
+
+	// Core's connections do not count: there is room for a third unknown one once the address is not exempt any more.
+	forget := func() {
+		f.conns.mu.Lock()
+		defer f.conns.mu.Unlock()
+		clear(f.conns.core)
+	}
+	forget()
+	if _, status := f.heldConn(t, ""); status != 200 {
+		t.Fatalf("beside Core's connections: %d", status)
+	}
+	if _, status := f.heldConn(t, ""); status != 0 {
+		t.Fatalf("one too many beside Core's connections: %d", status)
+	}
+	// The address is full; a Core that was seen there lately gets in nevertheless.
+	f.conns.mu.Lock()
+	f.conns.core[netip.MustParseAddr("127.0.0.1")] = time.Now()
+	f.conns.mu.Unlock()
+	if _, status := f.heldConn(t, core); status != 200 {
+		t.Fatalf("Core at a full address: %d", status)
 	}
 }
 

@@ -57,7 +57,8 @@ type Settings struct {
 	Limits         Limits
 }
 
-// Hold bounds the requests that wait for an instance, a token check or IM/Server (gateway.hold).
+// Hold bounds the requests that wait for an instance or for IM/Server (gateway.hold). Questions about one-time tokens have
+// a quarter of Max for themselves.
 type Hold struct {
 	Disabled bool
 	Timeout  time.Duration // from the arrival of the request; 0 means 4 s

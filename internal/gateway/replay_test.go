@@ -64,18 +64,22 @@ func TestRecordedFaults(t *testing.T) {
 		inits    int // that IM/Server has seen
 	}{
 		{"as usual", nil, 200, 1, 0},
-		{"502 is not repeated (7)", func(w http.ResponseWriter, _ int) { http.Error(w, `{"why":"bad gateway"}`, 502) }, 502, 1, 0},
-		{"500 (9)", func(w http.ResponseWriter, _ int) { http.Error(w, `{"why":"internal"}`, 500) }, 500, 1, 0},
-		{"403 (11)", func(w http.ResponseWriter, _ int) { http.Error(w, `{"why":"not yours"}`, 403) }, 403, 1, 0},
-		{"402 (15)", func(w http.ResponseWriter, _ int) { http.Error(w, `{"why":"quota used up"}`, 402) }, 402, 1, 0},
-		{"closed without an answer is not repeated (21)", func(w http.ResponseWriter, _ int) { panic(http.ErrAbortHandler) }, 502, 1, 0},
+		{"502 is not repeated (7)", func(w http.ResponseWriter, _ int) { http.Error(w, `{"why":"bad gateway"}`, http.StatusBadGateway) }, http.StatusBadGateway, 1, 0},
+		{"500 (9)", func(w http.ResponseWriter, _ int) {
+			http.Error(w, `{"why":"internal"}`, http.StatusInternalServerError)
+		}, 500, 1, 0},
+		{"403 (11)", func(w http.ResponseWriter, _ int) { http.Error(w, `{"why":"not yours"}`, http.StatusForbidden) }, 403, 1, 0},
+		{"402 (15)", func(w http.ResponseWriter, _ int) {
+			http.Error(w, `{"why":"quota used up"}`, http.StatusPaymentRequired)
+		}, 402, 1, 0},
+		{"closed without an answer is not repeated (21)", func(w http.ResponseWriter, _ int) { panic(http.ErrAbortHandler) }, http.StatusBadGateway, 1, 0},
 		{"slow, but within Core's time (23)", func(w http.ResponseWriter, _ int) {
 			time.Sleep(200 * time.Millisecond)
 			fmt.Fprint(w, "{}")
 		}, 200, 1, 0},
 		{"its own 503 once (4)", func(w http.ResponseWriter, n int) {
 			if n == 1 {
-				http.Error(w, `{"why":"starting"}`, 503)
+				http.Error(w, `{"why":"starting"}`, http.StatusServiceUnavailable)
 				return
 			}
 			fmt.Fprint(w, "{}")

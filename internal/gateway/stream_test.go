@@ -400,3 +400,42 @@ func TestSlowClients(t *testing.T) {
 	open("GET /ucloud/birch/files HTTP/1.1\r\n" + head + "\r\n")
 	eventually(t, "the unread answer is given up", func() bool { return strings.Contains(f.log.String(), "cut off") })
 }
+
+// TestBrokenUploadOverHTTP2: a stream that stalls does not end its connection, as it does with HTTP/1.1.
+func TestBrokenUploadOverHTTP2(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(f *fixture, _ *Options) { f.settings.Limits.StallTimeout = 500 * time.Millisecond })
+	result := make(chan error, 1)
+	f.alice.handle(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, r.Body)
+		result <- err
+	})
+	secure := f.serve(ServerOptions{Listeners: []net.Listener{listen(t, "tcp", "127.0.0.1:0")}, TLS: testTLS(t).TLSConfig(0)})
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	t.Cleanup(tr.CloseIdleConnections)
+	pr, pw := io.Pipe()
+	defer pw.Close()
+	req, _ := http.NewRequest("POST", "https://"+secure+"/ucloud/birch/files/x", pr)
+	req.Host = "birch.example.net"
+	req.Header.Set("Authorization", bearer())
+	req.Header.Set("Ucloud-Username", alice.HeaderValue())
+	var wg sync.WaitGroup
+	wg.Go(func() { pw.Write(make([]byte, 100_000)) })
+	res, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil || res.StatusCode != 400 {
+		t.Errorf("got %v, %v", res, err)
+	}
+	if err == nil {
+		res.Body.Close()
+	}
+	select {
+	case err := <-result:
+		if err == nil {
+			t.Error("the instance took a part for the whole")
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the instance was not told")
+	}
+	pr.Close()
+	wg.Wait()
+}

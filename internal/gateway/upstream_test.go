@@ -111,7 +111,9 @@ func TestStatusOfFailures(t *testing.T) {
 				}
 			})
 			for i, body := range []string{"{}", strings.Repeat("x", maxSmallBody+1)} { // small and streamed
-				f.routeTo(s.port(), 2, uint64(i)) // the script closes its connection after each answer
+				r := f.routeTo(s.port(), 2, uint64(i)) // the script closes its connection after each answer
+				// There is somebody to send it to again, which must not happen.
+				f.control.onWake(func(context.Context, ident.UCloudUser) (*Route, string, error) { return &r, "", nil })
 				res := f.core("POST", "/ucloud/birch/files/move", body, alice)
 				if res.StatusCode != tc.status {
 					t.Errorf("%d bytes: got %d %s", len(body), res.StatusCode, res.body)

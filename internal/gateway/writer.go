@@ -19,7 +19,6 @@ type traffic struct{ in, out atomic.Int64 }
 type stallGuard struct {
 	rc      *http.ResponseController
 	timeout time.Duration
-	http1   bool
 
 	writeSet time.Time // when the write deadline was set last
 }

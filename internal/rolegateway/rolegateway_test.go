@@ -64,13 +64,12 @@ const alice = ident.UCloudUser("Alice#1234")
 
 // site is a configuration directory, an IM/Server as far as the gateway sees it, and one instance.
 type site struct {
-	t        testing.TB
-	dir      string
-	key      *rsa.PrivateKey
-	listen   string
-	metrics  string
-	instance *http.Server
-	route    ipcapi.Route
+	t       testing.TB
+	dir     string
+	key     *rsa.PrivateKey
+	listen  string
+	metrics string
+	route   ipcapi.Route
 
 	stopIPC func()
 

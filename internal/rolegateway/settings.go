@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -182,14 +183,33 @@ func (p *process) tryReload() error {
 	if err := p.verifier.SetKeys(keys); err != nil {
 		return err
 	}
-	if c.Provider.ID != p.config.Provider.ID {
-		p.log.Warn("provider.id needs a restart, the old value stays in use")
-	}
+	p.warnOfRestart(c)
 	next := settings(c)
 	next.Provider = p.config.Provider.ID.String()
 	p.gateway.Reconfigure(next)
 	p.setLevel(c)
 	return nil
+}
+
+// warnOfRestart names changes that stay without effect until this process is replaced, which SIGUSR2 does without a lost
+// request.
+func (p *process) warnOfRestart(c *config.Config) {
+	old := p.config
+	limits := old.Gateway.Limits
+	limits.MaxConnectionsPerIP = c.Gateway.Limits.MaxConnectionsPerIP // takes effect at once
+	for key, changed := range map[string]bool{
+		"provider.id":           c.Provider.ID != old.Provider.ID,
+		"gateway.listen":        !slices.Equal(c.Gateway.Listen, old.Gateway.Listen),
+		"gateway.redirectHttp":  c.Gateway.RedirectHTTP != old.Gateway.RedirectHTTP,
+		"gateway.metricsListen": c.Gateway.MetricsListen != old.Gateway.MetricsListen,
+		"gateway.limits":        c.Gateway.Limits != limits,
+		"ipc.directory":         c.IPC.Directory != old.IPC.Directory,
+		"internal.serverListen": c.Internal.ServerListen != old.Internal.ServerListen,
+	} {
+		if changed {
+			p.log.Warn("change takes effect in a new process only (SIGUSR2 or restart)", "key", key)
+		}
+	}
 }
 
 // setUpLogs makes the process's log unless the caller has.

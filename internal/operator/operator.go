@@ -19,6 +19,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"runtime"
 	"time"
 
 	"ucloud-im/internal/failure"
@@ -56,7 +57,7 @@ type Options struct {
 	Instances Instances
 
 	Status  func(ctx context.Context) ipcapi.StatusReport
-	Version ipcapi.VersionInfo
+	Version ipcapi.VersionInfo // Protocol and, if empty, Platform are filled in
 	// Reload reads the configuration again; nil: not possible.
 	Reload func(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, error)
 	// Running gives the redacted configuration in use; nil: not possible.
@@ -86,6 +87,11 @@ func New(o Options) (*Service, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	// What this package answers decides which protocol the server speaks.
+	o.Version.Protocol = ipcapi.Protocol
+	if o.Version.Platform == "" {
+		o.Version.Platform = runtime.GOOS + "/" + runtime.GOARCH
 	}
 	return &Service{o: o, log: o.Log.With("part", "operator"), trail: o.Audit.With("part", "audit")}, nil
 }

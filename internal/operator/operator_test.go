@@ -334,6 +334,15 @@ func TestStatusIsTheWorstPart(t *testing.T) {
 	}
 }
 
+// TestTheProtocolIsNamed: command lines refuse a server that speaks another protocol, or does not say which.
+func TestTheProtocolIsNamed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if v := must(t, w, ipcapi.ServiceVersion, ipcapi.Empty{}); v.Protocol != ipcapi.Protocol || v.Platform == "" {
+		t.Fatalf("%+v", v)
+	}
+}
+
 func TestUnknownGroupsMeanNobody(t *testing.T) {
 	t.Parallel()
 	log := slog.New(slog.DiscardHandler)

@@ -140,6 +140,9 @@ func (s *Service) gatewayDump(_ context.Context, r *ipc.Request, req ipcapi.Gate
 	if s.o.Gateway != nil {
 		return s.o.Gateway(req.Tokens)
 	}
+	if req.Tokens {
+		return state, failure.New(failure.NotFound, "This server does not show the keys of routes")
+	}
 	for _, i := range s.o.Instances.List() {
 		state.Routes = append(state.Routes, ipcapi.RouteInfo{User: i.User, UID: i.UID, Port: i.Port, Generation: i.Generation})
 	}

@@ -23,6 +23,8 @@ const (
 	DefaultLifetime = 14 * 24 * time.Hour
 	// closedVisible is how long the page of a completed or rejected ticket shows the outcome (contract 05, D4).
 	closedVisible = 24 * time.Hour
+	// keepClosed is how long closed tickets stay in the list.
+	keepClosed = 90 * 24 * time.Hour
 	// A user may begin beginBurst times at once and then once per beginEvery. Each costs a row, and nobody needs more.
 	beginBurst = 20
 	beginEvery = time.Minute
@@ -277,10 +279,15 @@ func (m *Method) find(tx *store.Tx, textOrShort string) (store.Ticket, error) {
 	return store.Ticket{}, failure.New(failure.Conflict, "Several tickets have this short form. Please give the whole ticket")
 }
 
-// ExpireOld notes tickets whose time is over. Nothing depends on it but the list, as the time is checked at every use.
+// ExpireOld notes tickets whose time is over, gives their number, and forgets those that were closed long ago. Nothing
+// depends on it but the list, as the time is checked at every use.
 func (m *Method) ExpireOld(ctx context.Context) (n int, err error) {
+	now := m.o.Now()
 	err = m.o.Store.Update(ctx, func(tx *store.Tx) error {
-		n, err = tx.ExpireTickets(m.o.Now())
+		if n, err = tx.ExpireTickets(now); err != nil {
+			return err
+		}
+		_, err := tx.PurgeTickets(now.Add(-keepClosed))
 		return err
 	})
 	return n, err

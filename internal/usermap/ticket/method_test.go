@@ -221,6 +221,15 @@ func TestSupersededAndExpired(t *testing.T) {
 	if n, err := w.m.ExpireOld(t.Context()); n != 1 || err != nil {
 		t.Fatalf("ExpireOld = %d, %v", n, err)
 	}
+	for _, left := range []int{2, 0} { // closed ones are kept for a while
+		if _, err := w.m.ExpireOld(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := w.m.List(t.Context()); err != nil || len(list) != left {
+			t.Fatalf("%d tickets, %v", len(list), err)
+		}
+		w.add(keepClosed + time.Second)
+	}
 }
 
 func TestRefusalKeepsTheTicketOpen(t *testing.T) {

@@ -96,14 +96,12 @@ func (w *world) startLoad(people []*person, accept func(status int, err error) b
 // end stops the load and reports failures.
 func (l *load) end(t *testing.T) {
 	t.Helper()
+	testkit.Eventually(t, "enough requests", func() bool { return l.sent.Load() >= 2*loadRate })
 	close(l.stop)
 	l.wg.Wait()
 	t.Logf("%d requests, %d failed", l.sent.Load(), l.failed.Load())
 	if l.failed.Load() > 0 {
 		t.Errorf("%d of %d requests failed:\n%s", l.failed.Load(), l.sent.Load(), strings.Join(l.failures, "\n"))
-	}
-	if l.sent.Load() < loadRate {
-		t.Errorf("only %d requests were sent", l.sent.Load())
 	}
 }
 
@@ -207,7 +205,8 @@ func TestIdleStopLosesNothing(t *testing.T) {
 // TestKillAnything kills each part at random moments under load. Requests to parts that live must not fail; mappings
 // and deliveries survive; no process is left behind.
 func TestKillAnything(t *testing.T) {
-	w := newWorld(t, settings{rule: accounts.PAM}) // a PAM session: there is a sudo to kill, too
+	// A PAM session: there is a sudo to kill, too. More crashes are allowed than an operator would.
+	w := newWorld(t, settings{rule: accounts.PAM, instances: "restart: { max: 1000 }"})
 	ada, grace := w.addPerson("Ada#1815"), w.addPerson("Grace#1906")
 	w.running(ada, grace)
 
@@ -228,7 +227,7 @@ func TestKillAnything(t *testing.T) {
 		// Ada's is killed: her request under way is lost, and only that. Grace's must not notice.
 		l := w.startLoad([]*person{grace}, nothing)
 		var lost int
-		for range 8 {
+		for range 5 {
 			done := make(chan error, 1)
 			go func() { _, err := w.browse(ada, ada.home()); done <- err }()
 			time.Sleep(rand.N(20 * time.Millisecond))
@@ -241,7 +240,7 @@ func TestKillAnything(t *testing.T) {
 			}
 			testkit.Eventually(t, "Ada to be served again", func() bool { _, err := w.browse(ada, ada.home()); return err == nil })
 		}
-		t.Logf("%d of 8 requests were lost with their instance", lost)
+		t.Logf("%d of 5 requests were lost with their instance", lost)
 		l.end(t)
 	})
 	t.Run("sudo", func(t *testing.T) {
@@ -322,7 +321,7 @@ func TestHungInstance(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.cli("instances", "stop", "--user", string(ada.name), "--yes"); err != nil {
+	if _, err := w.cli("instances", "stop", string(ada.name), "--yes"); err != nil {
 		t.Error(err)
 	}
 	testkit.Eventually(t, "the hung instance to end", func() bool { return syscall.Kill(pid, 0) != nil })

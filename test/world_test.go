@@ -77,11 +77,12 @@ type world struct {
 }
 
 type settings struct {
-	extra    string // appended to config.yml
-	server   string // appended to server.yml
-	rule     accounts.Rule
-	idle     string // userInstances.idleTimeout
-	database string // text of the database section
+	extra     string // appended to config.yml
+	server    string // appended to server.yml
+	rule      accounts.Rule
+	idle      string // userInstances.idleTimeout
+	database  string // text of the database section
+	instances string // a line of the userInstances section
 }
 
 // newWorld starts Core, server and gateway, and waits until Core knows the provider.
@@ -216,6 +217,7 @@ userInstances:
   executable: %[8]s
   deniedUsers: [root, %[9]s]
   idleTimeout: %[10]s
+  %[14]s
 services:
   type: Slurm
   unmanaged: true
@@ -230,7 +232,7 @@ services:
         home: { entity: User, pattern: "%[12]s", title: Home, freeQuota: 0 }
         work: { entity: Project, pattern: "%[5]s/projects/#{ucloudProjectId}", title: "Work" }
 %[13]s`, provider, corePort, port, freePort(w.t), w.base, set.database, w.site.Group, w.user, w.site.Service.Name, set.idle,
-		category, w.homePattern(), set.extra)
+		category, w.homePattern(), set.extra, set.instances)
 	for name, content := range map[string]string{
 		"config.yml": config, "server.yml": "version: 1\nrefreshToken: " + w.core.RefreshToken() + "\n" + set.server,
 		"ucloud_crt.pem": w.core.PublicKey(),

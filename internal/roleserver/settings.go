@@ -40,7 +40,7 @@ func (s *server) setUpLogs() {
 	if s.log == nil {
 		s.log = observability.NewLogger(os.Stderr, observability.LogOptions{JSON: cfg.Logs.Format == "json", Level: &s.level})
 	}
-	s.audit = s.log.With("part", "audit")
+	s.audit = s.log
 }
 
 func (s *server) setLevel(cfg *config.Config) {

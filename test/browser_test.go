@@ -63,7 +63,7 @@ func TestBrowser(t *testing.T) {
 	link, err := chromedp.Run(ctx, chromedp.JavascriptAttribute[string]("#continue", "href"))
 	w.must(err)
 
-	run("open the provider's page", chromedp.Navigate(link), chromedp.WaitVisible("h1"))
+	run("open the provider's page", chromedp.Navigate(link), chromedp.WaitReady("h1"))
 	shot("2-ticket")
 	page := text("body")
 	ticket := ticketPattern.FindString(page)

@@ -22,8 +22,13 @@ func (l *layout) directories() error {
 		own  bool // by the service account
 	}
 	dirs := []dir{
-		{l.base, 0o755, false}, {l.config, 0o750, true}, {l.state, 0o700, true}, {l.logs, 0o750, true},
-		{l.run, 0o755, true}, {filepath.Join(l.run, "private"), 0o700, true}, {l.projects, 0o755, false},
+		{l.base, 0o755, false},
+		{l.config, 0o750, true},
+		{l.state, 0o700, true},
+		{l.logs, 0o750, true},
+		{l.run, 0o755, true},
+		{filepath.Join(l.run, "private"), 0o700, true},
+		{l.projects, 0o755, false},
 		{filepath.Join(l.base, "spool"), 0o700, true},
 	}
 	if !l.root {

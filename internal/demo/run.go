@@ -51,7 +51,7 @@ func Run(ctx context.Context, o Options) error {
 		say("and there is one user. Run it as root to see two users with real accounts.")
 	}
 	// The simulated Core forgets everything when it ends, so the provider starts anew as well.
-	if err := os.RemoveAll(l.state); err != nil {
+	if err := errors.Join(os.RemoveAll(l.state), os.RemoveAll(l.run)); err != nil {
 		return err
 	}
 	if err := errors.Join(l.directories(), l.install(o.Programs)); err != nil {
@@ -106,12 +106,15 @@ func (l *layout) serve(ctx context.Context, o Options, core *devcore.Core, key s
 		wg.Wait()
 	}()
 
-	srv, err := l.start("server", &lineWriter{w: o.Out})
+	srv, err := l.start("server", o.Out)
 	if err != nil {
 		return err
 	}
 	defer stop(srv)
-	gw, err := l.start("gateway", &lineWriter{w: o.Out})
+	if err := l.waitSocket(ctx, srv); err != nil {
+		return err
+	}
+	gw, err := l.start("gateway", o.Out)
 	if err != nil {
 		return err
 	}
@@ -130,6 +133,26 @@ func (l *layout) serve(ctx context.Context, o Options, core *devcore.Core, key s
 		return fmt.Errorf("the server ended: %w", srv.err)
 	case <-gw.done:
 		return fmt.Errorf("the gateway ended: %w", gw.err)
+	}
+}
+
+// waitSocket waits until the server answers, so that the gateway finds it at once.
+func (l *layout) waitSocket(ctx context.Context, server *process) error {
+	deadline := time.NewTimer(readyTimeout)
+	defer deadline.Stop()
+	for {
+		if _, err := os.Stat(l.socket()); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-server.done:
+			return fmt.Errorf("the server ended: %w", server.err)
+		case <-deadline.C:
+			return fmt.Errorf("the server was not ready within %s", readyTimeout)
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 
@@ -181,7 +204,7 @@ func (l *layout) explain(o Options, key string, say func(string, ...any)) {
 	say("  4. Browse the home directory in the console, create a folder, and look at it with ls -l.")
 	say("")
 	say("See also: %s --socket %s status | users list | instances list", ucloud, l.socket())
-	say("Configuration: %s   Logs of users: %s", l.config, filepath.Join(l.logs, "users"))
+	say("Configuration: %s   Logs: %s", l.config, l.logs)
 	if l.root {
 		say("Ctrl-C stops everything; `make demo-clean` removes the accounts.")
 	} else {
@@ -197,7 +220,12 @@ type process struct {
 	err  error
 }
 
-func (l *layout) start(role string, out io.Writer) (*process, error) {
+func (l *layout) start(role string, show io.Writer) (*process, error) {
+	file, err := os.OpenFile(filepath.Join(l.logs, role+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	out := &lineWriter{file: file, show: show}
 	cmd := exec.Command(filepath.Join(l.programs, "ucloud"), role, "--config-dir", l.config)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + l.state}
@@ -208,10 +236,12 @@ func (l *layout) start(role string, out io.Writer) (*process, error) {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(l.uid), Gid: uint32(l.gid)}
 	}
 	if err := cmd.Start(); err != nil {
+		file.Close()
 		return nil, fmt.Errorf("start the %s: %w", role, err)
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	go func() {
+		defer file.Close()
 		p.err = cmd.Wait()
 		if p.err == nil {
 			p.err = errors.New("exit status 0")
@@ -239,10 +269,12 @@ func (l *layout) stopInstances() {
 	_ = cmd.Run() // the server may be gone already
 }
 
-// lineWriter passes on whole lines of one process and shows warnings and errors only: the logs are elsewhere.
+// lineWriter writes everything to a file and passes on what a person should see: warnings, errors, and lines that are
+// no log lines.
 type lineWriter struct {
 	mu   sync.Mutex // standard output and standard error share a writer
-	w    io.Writer
+	file io.Writer
+	show io.Writer
 	rest string
 }
 
@@ -250,6 +282,9 @@ type lineWriter struct {
 func (l *lineWriter) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if _, err := l.file.Write(b); err != nil {
+		return 0, err
+	}
 	text := l.rest + string(b)
 	for {
 		line, rest, ok := strings.Cut(text, "\n")
@@ -257,9 +292,19 @@ func (l *lineWriter) Write(b []byte) (int, error) {
 			l.rest = text
 			return len(b), nil
 		}
-		if !strings.Contains(line, "level=INFO") && !strings.Contains(line, "level=DEBUG") {
-			fmt.Fprintln(l.w, line)
+		if !routine(line) {
+			fmt.Fprintln(l.show, line)
 		}
 		text = rest
 	}
+}
+
+// routine tells whether a line is a log line of level info or debug, in either format.
+func routine(line string) bool {
+	for _, level := range []string{"level=INFO", "level=DEBUG", `"level":"INFO"`, `"level":"DEBUG"`} {
+		if strings.Contains(line, level) {
+			return true
+		}
+	}
+	return false
 }

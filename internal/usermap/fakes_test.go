@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,7 +17,7 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/store"
-	"ucloud-im/internal/testkit"
+	"ucloud-im/internal/testkit/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -230,12 +229,12 @@ const (
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	dir := testkit.PrivateDir(t)
-	st, err := store.Open(t.Context(), store.Options{Driver: "sqlite", Path: filepath.Join(dir, "im.db"), Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = st.Close() })
+	return newWorldOn(t, storetest.SQLite(t))
+}
+
+// newWorldOn is newWorld over a given database.
+func newWorldOn(t *testing.T, st *store.Store) *world {
+	t.Helper()
 	c := newClock()
 	w := &world{clock: c, core: newCore(c, alice, mary), policy: someAccounts(), store: st}
 	for _, u := range []ident.UCloudUser{alice, mary} {

@@ -13,6 +13,7 @@ import (
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/testkit"
+	"ucloud-im/internal/testkit/storetest"
 )
 
 func TestLinkBecomesActive(t *testing.T) {
@@ -99,27 +100,61 @@ func TestOneUIDOneUser(t *testing.T) {
 	}
 }
 
+// TestOneUIDOneUserUnderConcurrency lets two users race for one account, on both engines: what decides is the
+// constraint of the database.
 func TestOneUIDOneUserUnderConcurrency(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	var wg sync.WaitGroup
-	errs := make([]error, 8)
-	for i := range errs {
-		user := []ident.UCloudUser{alice, mary}[i%2]
-		wg.Go(func() {
-			_, errs[i] = w.s.Link(context.Background(), Link{User: user, Local: "carol", Method: "test"})
-		})
-	}
-	wg.Wait()
-	ms, err := w.s.Mappings(t.Context())
-	if err != nil || len(ms) != 1 {
-		t.Fatalf("%d mappings for one uid, %v", len(ms), err)
-	}
-	for i, err := range errs {
-		if winner := []ident.UCloudUser{alice, mary}[i%2] == ms[0].User; winner != (err == nil) {
-			t.Errorf("attempt %d: %v, and the mapping belongs to %q", i, err, ms[0].User)
+	storetest.Stores(t, func(t *testing.T, st *store.Store) {
+		w := newWorldOn(t, st)
+		var wg sync.WaitGroup
+		errs := make([]error, 8)
+		for i := range errs {
+			user := []ident.UCloudUser{alice, mary}[i%2]
+			wg.Go(func() {
+				_, errs[i] = w.s.Link(context.Background(), Link{User: user, Local: "carol", Method: "test"})
+			})
 		}
-	}
+		wg.Wait()
+		ms, err := w.s.Mappings(t.Context())
+		if err != nil || len(ms) != 1 {
+			t.Fatalf("%d mappings for one uid, %v", len(ms), err)
+		}
+		for i, err := range errs {
+			if winner := []ident.UCloudUser{alice, mary}[i%2] == ms[0].User; winner != (err == nil) {
+				t.Errorf("attempt %d: %v, and the mapping belongs to %q", i, err, ms[0].User)
+			}
+		}
+	})
+}
+
+// TestLifeCycleOnBothEngines goes once around: connect, disconnect, connect again, remove, give the uid to another.
+func TestLifeCycleOnBothEngines(t *testing.T) {
+	t.Parallel()
+	storetest.Stores(t, func(t *testing.T, st *store.Store) {
+		w := newWorldOn(t, st)
+		for range 2 {
+			w.link(t, alice, "alice")
+			if _, err := w.s.Link(t.Context(), Link{User: mary, Local: "alice"}); !failure.Is(err, failure.Conflict) {
+				t.Fatalf("a second user: %v", err)
+			}
+			w.deliver(t)
+			if w.state(t, alice) != store.MappingActive {
+				t.Fatalf("state %s", w.state(t, alice))
+			}
+			if err := w.s.Expire(t.Context(), alice, nil, "test", false); err != nil {
+				t.Fatal(err)
+			}
+			w.deliver(t)
+		}
+		if err := w.s.Remove(t.Context(), alice, nil, false, "test", false); err != nil {
+			t.Fatal(err)
+		}
+		w.link(t, mary, "alice")
+		w.deliver(t)
+		if u, _ := w.s.User(2001); u != mary {
+			t.Fatalf("uid 2001 belongs to %q", u)
+		}
+	})
 }
 
 func TestAlsoFailingUndoesEverything(t *testing.T) {

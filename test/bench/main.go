@@ -1,0 +1,155 @@
+//go:build bench
+
+// Command bench measures the whole system as it runs at a site and prints each figure beside its target: cold starts
+// through sudo, many users at once, what idle instances cost, what the gateway adds, and a directory of a million
+// entries. `make bench` runs it.
+//
+// It starts the real programs with the simulated Core. As root it makes a service account, a sudo rule and several
+// hundred users, and removes them at the end, also when it is interrupted; what a killed run left behind is removed by
+// the next one. As an ordinary user it skips the parts that need accounts, and names them.
+//
+// Everything that is compared is measured in the same run, in turns where that matters: ratios are worth more than
+// absolute figures on a machine that does other work as well.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == loadRole {
+		if err := loadMain(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	// The signals stay caught until the end, so that a second Ctrl-C does not interrupt the cleaning up. SIGPIPE is
+	// among them because `make bench | head` must clean up as well.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if errors.Is(err, flag.ErrHelp) {
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// bench is one run.
+type bench struct {
+	*report
+	quick bool
+	root  string // of the source tree
+	bin   string // directory with the programs to measure
+	tests string // directory with compiled test binaries
+}
+
+// amount is full, or small in a quick run.
+func (b *bench) amount(full, small int) int {
+	if b.quick {
+		return small
+	}
+	return full
+}
+
+// span is full, or small in a quick run.
+func (b *bench) span(full, small time.Duration) time.Duration {
+	if b.quick {
+		return small
+	}
+	return full
+}
+
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	jsonFile := flags.String("json", "", "also write the figures to this file")
+	quick := flags.Bool("quick", os.Getenv("BENCH_QUICK") == "1", "a smoke test of a minute; the figures mean little")
+	bin := flags.String("bin", "bin", "directory with ucloud and ucloud-user")
+	strict := flags.Bool("strict", false, "fail if a target is not met")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	b := &bench{report: newReport(out), quick: *quick}
+	if b.root, err = filepath.Abs("."); err != nil {
+		return err
+	}
+	if b.bin, err = filepath.Abs(*bin); err != nil {
+		return err
+	}
+	for _, needed := range []string{filepath.Join(b.root, "go.mod"), filepath.Join(b.bin, "ucloud"), filepath.Join(b.bin, "ucloud-user")} {
+		if _, err := os.Stat(needed); err != nil {
+			return fmt.Errorf("%w: run this in the source tree, after `make build`", err)
+		}
+	}
+	b.header(*quick)
+
+	err = b.measure(ctx)
+	if ctx.Err() != nil {
+		err = errors.Join(errors.New("interrupted; everything has been removed"), err)
+	}
+	missed := b.summary()
+	if *jsonFile != "" {
+		err = errors.Join(err, b.writeJSON(*jsonFile))
+	}
+	if err == nil && *strict && missed > 0 {
+		err = fmt.Errorf("%d targets are not met", missed)
+	}
+	return err
+}
+
+// measure runs all parts. What it made is gone when it returns.
+func (b *bench) measure(ctx context.Context) (err error) {
+	tmp, err := os.MkdirTemp("", "imt-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	b.tests = tmp
+	// First, so that the compiler does not run beside what is measured.
+	b.progress("compiling the benchmarks of the packages")
+	if err := b.compileTests(ctx); err != nil {
+		return err
+	}
+	if err := b.micro(ctx); err != nil {
+		return err
+	}
+
+	w, err := newWorld(ctx, b)
+	if w != nil {
+		defer func() { err = errors.Join(err, w.close()) }()
+	}
+	if err != nil {
+		return err
+	}
+	if w.site == nil {
+		why := fmt.Sprintf("needs root, to make accounts; this is uid %d", os.Getuid())
+		b.skip("cold start of an instance through sudo", why)
+		b.skip("100 users in the same moment", why)
+		b.skip("memory and CPU of idle instances", why)
+	} else {
+		for _, part := range []func(context.Context, *world) error{b.coldStart, b.burst, b.idle} {
+			if err := part(ctx, w); err != nil {
+				return err
+			}
+		}
+	}
+	if err := b.latency(ctx, w); err != nil {
+		return err
+	}
+	return b.directory(ctx, w)
+}

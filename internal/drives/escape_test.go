@@ -52,9 +52,9 @@ func TestEscapeForms(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{
-		"\U0010FEC3\U0010FEA9",                         // would be a second name for "é"
-		"\U0010FEF4\U0010FE8F\U0010FEBA",               // fine: three bytes that are no character …
-		"a\xff",                                        // not JSON text at all
+		"\U0010FEC3\U0010FEA9",           // would be a second name for "é"
+		"\U0010FEF4\U0010FE8F\U0010FEBA", // fine: three bytes that are no character …
+		"a\xff",                          // not JSON text at all
 		"\U0010FEF4\U0010FE8F\U0010FEBA\U0010FE80\xff", // nor this
 	} {
 		name, ok := Unescape(bad)

@@ -16,10 +16,6 @@ import (
 	"ucloud-im/internal/observability"
 )
 
-// HeaderNotRead is set to "1" by an instance, together with status 503, when it is draining and has not read the
-// request: the gateway then sends the request to the next instance, or answers 503.
-const HeaderNotRead = "X-Ucloud-Not-Read"
-
 // maxSmallBody is the largest body that is read completely before the request is sent to an instance. Such requests can
 // be sent again when they were not handed over, and a slow client does not occupy the instance.
 const maxSmallBody = 64 << 10
@@ -132,7 +128,7 @@ func (ex *exchange) attempt(ctx context.Context, in *instance, out *outgoing) (*
 	if err != nil {
 		return nil, err
 	}
-	if res.StatusCode == http.StatusServiceUnavailable && res.Header.Get(HeaderNotRead) == "1" {
+	if res.StatusCode == http.StatusServiceUnavailable && res.Header.Get(hoptoken.HeaderNotRead) == "1" {
 		res.Body.Close()
 		return nil, errNotHandedOver
 	}

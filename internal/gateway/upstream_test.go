@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
 )
 
@@ -185,13 +186,13 @@ func TestDraining(t *testing.T) {
 	f := newFixture(t, func(f *fixture, _ *Options) { f.settings.Hold.Timeout = 500 * time.Millisecond })
 	draining := newScript(t, func(_ int64, c net.Conn, br *bufio.Reader) {
 		readRequest(br)
-		io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\n"+HeaderNotRead+": 1\r\nContent-Length: 0\r\n\r\n")
+		io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\n"+hoptoken.HeaderNotRead+": 1\r\nContent-Length: 0\r\n\r\n")
 	})
 	old := f.routeTo(draining.port(), 2, 1)
 	f.control.onWake(func(context.Context, ident.UCloudUser) (*Route, string, error) { return &old, "", nil })
 	res := f.core("POST", "/ucloud/birch/files/move", "{}", alice)
 	checkFailure(t, "still draining", res, 503)
-	if res.Header.Get(HeaderNotRead) != "" {
+	if res.Header.Get(hoptoken.HeaderNotRead) != "" {
 		t.Error("the internal header got out")
 	}
 	next := old

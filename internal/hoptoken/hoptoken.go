@@ -36,6 +36,10 @@ import (
 // Header carries the token. It is an internal header: the gateway removes it from everything that comes from outside.
 const Header = "X-Ucloud-Hop"
 
+// HeaderNotRead is set to "1" by an instance, together with status 503, when it is ending and has not read the request:
+// the gateway then sends the request to the next instance, or answers 503.
+const HeaderNotRead = "X-Ucloud-Not-Read"
+
 const (
 	// Life is how long a token is valid after the request's arrival at the gateway.
 	Life = 10 * time.Second

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ucloud-im/internal/failure"
+	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
 )
 
@@ -111,6 +112,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.end()
 	if s.stopping.Load() {
 		w.Header().Set("Connection", "close")
+		w.Header().Set(hoptoken.HeaderNotRead, "1")
 		failure.WriteHTTP(w, failure.New(failure.Unavailable, "Your instance is ending, try again"))
 		return
 	}

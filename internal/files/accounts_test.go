@@ -26,6 +26,7 @@ const accountEnv = "FILES_ACCOUNT_CHILD"
 type accountCall struct {
 	Base, Browse, Retrieve, Folder string
 	Replace                        bool // a replacement of the instance can be had
+	Unmanaged                      bool // the provider does not manage accounts; hidden files are not shown
 }
 
 type accountResult struct {
@@ -44,6 +45,7 @@ func accountChild(text string) error {
 	var res accountResult
 	s := New(Options{
 		Provider: testProvider, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Settings:    Settings{Unmanaged: call.Unmanaged},
 		StaleGroups: func(context.Context) bool { res.Asked++; return call.Replace },
 	})
 	ctx := context.Background()
@@ -51,7 +53,9 @@ func accountChild(text string) error {
 	switch {
 	case call.Browse != "":
 		var page providerapi.Page[providerapi.File]
-		page, err = s.Browse(ctx, browseRequest(call.Base, call.Browse, nil))
+		page, err = s.Browse(ctx, browseRequest(call.Base, call.Browse, func(p *providerapi.BrowseParams) {
+			p.Flags.FilterHiddenFiles = &call.Unmanaged
+		}))
 		res.Names = names(page)
 	case call.Retrieve != "":
 		_, err = s.Retrieve(ctx, &providerapi.FilesRetrieve{
@@ -130,6 +134,14 @@ func TestTwoUsersInAProject(t *testing.T) {
 	}
 	if res := as(ada, member, accountCall{Folder: "private/x"}); res.Why != "" {
 		t.Errorf("the owner makes one: %+v", res)
+	}
+
+	// Where one drive is a whole file system, its root shows what one can read.
+	if res := as(grace, member, accountCall{Browse: "."}); !slices.Equal(res.Names, []string{"private", "shared"}) {
+		t.Errorf("list a managed drive: %+v", res)
+	}
+	if res := as(grace, member, accountCall{Browse: ".", Unmanaged: true}); !slices.Equal(res.Names, []string{"shared"}) {
+		t.Errorf("list an unmanaged drive: %+v", res)
 	}
 
 	// Eve is no member, or her instance does not know it yet.

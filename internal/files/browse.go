@@ -290,23 +290,27 @@ func (s *Service) sortByPathInstead(q *query) error {
 // pageFrom makes a page from an index.
 func (s *Service) pageFrom(ctx context.Context, q *query, dir *drives.Dir, x *index) (providerapi.Page[providerapi.File], error) {
 	var page providerapi.Page[providerapi.File]
-	entries := make([]headEntry, 0, q.limit)
 	after := q.after
+	path := []byte(dir.Path().UCloud() + "/")
+	prefix := len(path)
 	for {
 		// One more than fits tells whether there is another page. The marks are those of the last record taken and, if
 		// the records end with the section of the index, of its end.
-		entries = entries[:0]
 		room := q.limit - len(page.Items)
+		d := s.newDescriber(ctx, q, dir, room)
 		var last uint32
 		more, full := false, false
 		end := x.each(after, q.descending, func(rec uint32) bool {
 			if name := x.name(rec); !q.matches(name) {
 				return true
-			} else if len(entries) == room {
+			} else if d.taken == room {
 				more, full = true, true
 				return false
 			} else {
-				entries = append(entries, headEntry{string(name), x.kind(rec)})
+				// One piece of memory for the path and the name in it.
+				path = append(path[:prefix], name...)
+				id := string(path)
+				d.add(headEntry{name: id[prefix:], kind: x.kind(rec), id: id})
 				last = rec
 				return true
 			}
@@ -317,7 +321,7 @@ func (s *Service) pageFrom(ctx context.Context, q *query, dir *drives.Dir, x *in
 		case !end:
 			more, after = true, x.far
 		}
-		files, err := s.describeAll(ctx, q.state, dir, q, entries)
+		files, err := d.finish()
 		if err != nil {
 			return page, err
 		}
@@ -406,7 +410,11 @@ func (s *Service) quickPage(ctx context.Context, q *query, sc *scan) (providerap
 			return page, err
 		}
 		defer closeAll()
-		files, err := s.describeAll(ctx, q.state, dir, q, entries)
+		d := s.newDescriber(ctx, q, dir, len(entries))
+		for _, e := range entries {
+			d.add(e)
+		}
+		files, err := d.finish()
 		if err != nil {
 			return page, err
 		}

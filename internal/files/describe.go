@@ -2,7 +2,7 @@ package files
 
 import (
 	"context"
-	"sync/atomic"
+	"sync"
 
 	"ucloud-im/internal/drives"
 	"ucloud-im/internal/providerapi"
@@ -70,52 +70,102 @@ func (st *state) describeByType(id string, top bool, name string, kind drives.En
 	return f
 }
 
-// describeAll describes entries of a directory, in their order. Entries that have vanished since they were read, and
-// those that cannot be looked at, are left out.
-func (s *Service) describeAll(ctx context.Context, st *state, dir *drives.Dir, q *query, entries []headEntry) ([]providerapi.File, error) {
+// describer describes entries of a directory while they are still being collected: looking at inodes takes most of the
+// time of a page, and other goroutines can begin with it at once.
+type describer struct {
+	state   *state
+	query   *query
+	dir     *drives.Dir
+	ctx     context.Context // of the request; the describer lives no longer
+	prefix  string          // of all paths
+	top     bool
+	workers int
+
+	slots  []headEntry        // room for all that are expected; the goroutines read it
+	taken  int                // of the slots
+	files  []providerapi.File // the same positions
+	sizes  []int64            // one allocation for all optional sizes
+	handed int                // slots handed to the goroutines so far
+	spans  chan [2]int        // from, to; never blocks
+	wait   sync.WaitGroup
+}
+
+// Entries are handed over in spans. Starting goroutines pays off for more than a screenful.
+const (
+	spanEntries  = 32
+	aloneEntries = 64
+)
+
+// newDescriber makes a describer for at most n entries. finish must be called.
+func (s *Service) newDescriber(ctx context.Context, q *query, dir *drives.Dir, n int) *describer {
 	parent := dir.Path()
-	prefix := parent.UCloud() + "/"
-	top := parent.IsRoot()
-	files := make([]providerapi.File, len(entries))
-	sizes := make([]int64, len(entries)) // one allocation for all optional sizes
-	one := func(i int) {
-		e := entries[i]
-		id := prefix + drives.Escape(e.name)
-		if !q.wantStat && e.kind != drives.EntryUnknown {
-			files[i] = st.describeByType(id, top, e.name, e.kind)
-			return
-		}
-		if info, err := dir.Stat(e.name); err == nil {
-			files[i] = st.describeAs(id, top, e.name, info, &sizes[i])
+	return &describer{
+		state: q.state, query: q, dir: dir, ctx: ctx, prefix: parent.UCloud() + "/", top: parent.IsRoot(),
+		workers: s.statWorkers(dir),
+		slots:   make([]headEntry, n), files: make([]providerapi.File, n), sizes: make([]int64, n),
+		spans: make(chan [2]int, n/spanEntries+2),
+	}
+}
+
+// add takes an entry. There must not be more than were expected.
+func (d *describer) add(e headEntry) {
+	d.slots[d.taken] = e
+	d.taken++
+	if len(d.slots) <= aloneEntries || d.taken-d.handed < spanEntries {
+		return
+	}
+	if d.handed == 0 {
+		for range d.workers - 1 {
+			d.wait.Go(d.work)
 		}
 	}
-	// Starting goroutines pays off for more than a screenful.
-	const alone = 64
-	workers := 1
-	if len(entries) > alone {
-		workers = s.statWorkers(dir)
-	}
-	var next atomic.Int64
-	err := parallel(ctx, workers, func(ctx context.Context) error {
-		const chunk = 16
-		for ctx.Err() == nil {
-			start := int(next.Add(chunk)) - chunk
-			if start >= len(entries) {
-				return nil
-			}
-			for i := start; i < min(start+chunk, len(entries)); i++ {
-				one(i)
-			}
+	d.hand()
+}
+
+// hand makes the entries that have come since available to the goroutines.
+func (d *describer) hand() {
+	d.spans <- [2]int{d.handed, d.taken}
+	d.handed = d.taken
+}
+
+// work describes spans until there are no more.
+func (d *describer) work() {
+	for span := range d.spans {
+		for i := span[0]; i < span[1] && d.ctx.Err() == nil; i++ {
+			d.describe(i)
 		}
-		return ctx.Err()
-	})
-	if err != nil {
+	}
+}
+
+func (d *describer) describe(i int) {
+	e := &d.slots[i]
+	id := e.id
+	if escaped := drives.Escape(e.name); id == "" || escaped != e.name {
+		id = d.prefix + escaped
+	}
+	if !d.query.wantStat && e.kind != drives.EntryUnknown {
+		d.files[i] = d.state.describeByType(id, d.top, e.name, e.kind)
+		return
+	}
+	if info, err := d.dir.Stat(e.name); err == nil {
+		d.files[i] = d.state.describeAs(id, d.top, e.name, info, &d.sizes[i])
+	}
+}
+
+// finish describes what is left and gives all descriptions in the order of the entries. Entries that have vanished since
+// they were read, and those that cannot be looked at, are left out.
+func (d *describer) finish() ([]providerapi.File, error) {
+	d.hand()
+	close(d.spans)
+	d.work()
+	d.wait.Wait()
+	if err := d.ctx.Err(); err != nil {
 		return nil, err
 	}
-	kept := files[:0]
-	for i, f := range files {
-		if f.ID != "" && !(q.readableOnly && !dir.Readable(entries[i].name)) {
-			kept = append(kept, f)
+	kept := d.files[:0]
+	for i, e := range d.slots[:d.taken] {
+		if f := &d.files[i]; f.ID != "" && (!d.query.readableOnly || d.dir.Readable(e.name)) {
+			kept = append(kept, *f)
 		}
 	}
 	return kept, nil

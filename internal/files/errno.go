@@ -86,6 +86,7 @@ func (s *Service) refuse(ctx context.Context, err error, what intent) error {
 
 // refuseRoot is for a drive whose own directory cannot be entered.
 func (s *Service) refuseRoot(ctx context.Context, err *drives.RootError) error {
+	s.log.Warn("drive cannot be entered", "error", err)
 	if err.Denied() {
 		if s.o.StaleGroups != nil && s.o.StaleGroups(ctx) {
 			return failure.Wrap(err, failure.NoInstance, "Your access to this drive is being set up. Try again in a few seconds.")

@@ -45,9 +45,11 @@ type scan struct {
 	head      []headEntry   // the first entries in directory order
 }
 
+// headEntry is an entry on its way to a page.
 type headEntry struct {
 	name string
 	kind drives.EntryType
+	id   string // the path without escapes, of which name is the end; "" if it is still to be made
 }
 
 // fill reads the directory to its end with a number of goroutines. Reading is done by one at a time; looking at the
@@ -91,7 +93,7 @@ func (b *builder) fill(ctx context.Context, dir *drives.Dir, by order, workers i
 			names, keys = names[:0], keys[:0]
 			for e, ok := batch.Next(); ok; e, ok = batch.Next() {
 				if key, ok := sortKey(dir, string(e.Name), by); ok {
-					names = append(names, headEntry{string(e.Name), e.Type})
+					names = append(names, headEntry{name: string(e.Name), kind: e.Type})
 					keys = append(keys, key)
 				}
 			}
@@ -169,7 +171,7 @@ func parallel(ctx context.Context, n int, work func(context.Context) error) erro
 func headNames(batch drives.Batch) []headEntry {
 	var head []headEntry
 	for e, ok := batch.Next(); ok && len(head) < 8*maxShown; e, ok = batch.Next() {
-		head = append(head, headEntry{string(e.Name), e.Type})
+		head = append(head, headEntry{name: string(e.Name), kind: e.Type})
 	}
 	return head
 }

@@ -13,7 +13,7 @@ import (
 	"ucloud-im/internal/providerapi/apischema"
 )
 
-func text(s string) *string { return &s }
+func optional(s string) *string { return &s }
 
 func percentage(p float64) *float64 { return &p }
 
@@ -38,13 +38,13 @@ func TestReplayTasks(t *testing.T) {
 	t.Parallel()
 	const file = "13-tasks.md"
 	copying := providerapi.CreateTask{
-		User: "recuser", Title: text("Copying files"), Body: text("a → b"), Progress: text("Starting"), Icon: text("copy"),
+		User: "recuser", Title: optional("Copying files"), Body: optional("a → b"), Progress: optional("Starting"), Icon: optional("copy"),
 		TaskSpecification: providerapi.TaskSpecification{CanPause: true, CanCancel: true},
 	}
 	if id, err := replay(t, recording(t, file, 1)).CreateTask(t.Context(), copying); err != nil || id != 1 {
 		t.Fatalf("create: %d, %v", id, err)
 	}
-	if _, err := replay(t, recording(t, file, 9)).CreateTask(t.Context(), providerapi.CreateTask{User: "nobody-here", Title: text("x")}); Status(err) != 404 {
+	if _, err := replay(t, recording(t, file, 9)).CreateTask(t.Context(), providerapi.CreateTask{User: "nobody-here", Title: optional("x")}); Status(err) != 404 {
 		t.Fatalf("unknown user: %v", err)
 	}
 	// An answer about somebody else's task must not become the id of ours.
@@ -59,9 +59,9 @@ func TestReplayTasks(t *testing.T) {
 	}
 
 	for section, status := range map[int]providerapi.TaskStatus{
-		2:  {State: providerapi.TaskRunning, Title: text("Copying files"), Body: text("a → b"), Progress: text("1/2"), Percentage: percentage(50)},
+		2:  {State: providerapi.TaskRunning, Title: optional("Copying files"), Body: optional("a → b"), Progress: optional("1/2"), Percentage: percentage(50)},
 		8:  {State: providerapi.TaskRunning},
-		13: {State: providerapi.TaskFailure, Title: text("Two"), Body: text("no space"), Progress: text("Failed"), Percentage: percentage(-1)},
+		13: {State: providerapi.TaskFailure, Title: optional("Two"), Body: optional("no space"), Progress: optional("Failed"), Percentage: percentage(-1)},
 	} {
 		rec := recording(t, file, section)
 		coreID, want := int64(1), 200

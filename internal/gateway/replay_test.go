@@ -106,6 +106,8 @@ func TestRecordedFaults(t *testing.T) {
 				tc.instance(w, n)
 			})
 			status, answer := f.coreCall(folder, body, pause)
+			mu.Lock()
+			defer mu.Unlock()
 			if status != tc.status || calls != tc.calls || len(f.server.seen()) != tc.inits {
 				t.Errorf("got %d %q after %d calls and %d inits", status, answer, calls, len(f.server.seen()))
 			}

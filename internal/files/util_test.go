@@ -74,7 +74,7 @@ func browseRequest(base, rel string, change func(*providerapi.BrowseParams)) *pr
 	return req
 }
 
-// tester is what helpers need of *testing.T, *testing.B and *rapid.T.
+// tester is what these functions need of *testing.T, *testing.B and *rapid.T.
 type tester interface {
 	Helper()
 	Fatal(args ...any)

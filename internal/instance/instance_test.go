@@ -266,6 +266,32 @@ func TestDrainFinishesWhatIsUnderWay(t *testing.T) {
 	<-drained
 }
 
+// slowPeers answers when it is told to.
+type slowPeers struct{ asked, answer chan struct{} }
+
+func (p *slowPeers) PeerUID(*net.TCPConn) (ident.UID, error) {
+	p.asked <- struct{}{}
+	<-p.answer
+	return 999, nil
+}
+
+// TestDrainSeesWhatHasJustBeenAccepted: the connection has left the listener's queue, and nobody else can answer it.
+func TestDrainSeesWhatHasJustBeenAccepted(t *testing.T) {
+	t.Parallel()
+	peers := &slowPeers{asked: make(chan struct{}), answer: make(chan struct{})}
+	s, addr := testServer(t, peers, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "done") })
+	c := dial(t, addr)
+	c.send("/")
+	<-peers.asked
+	drained := make(chan struct{})
+	go func() { s.drain(context.Background(), time.Minute); close(drained) }()
+	testkit.Eventually(t, "it drains", s.draining.Load)
+	time.Sleep(50 * time.Millisecond) // enough for a drain that sees no connection to be over
+	close(peers.answer)
+	c.expect(t, 200, true)
+	<-drained
+}
+
 func TestStopRefusesAndCuts(t *testing.T) {
 	t.Parallel()
 	entered := make(chan struct{}, 1)

@@ -38,7 +38,8 @@ type server struct {
 	conns map[net.Conn]struct{}
 	calm  chan struct{} // closed and replaced when a connection ends or active becomes 0
 
-	done chan error // result of Serve, once
+	done     chan error    // result of Serve, once
+	accepted chan struct{} // closed when nothing more is accepted and all that was is in conns
 }
 
 // peerLookup tells the uid of the other end of a connection; see package sockdiag.
@@ -84,7 +85,8 @@ func newServer(f *os.File, service ident.UID, peers peerLookup, h http.Handler, 
 	}
 	s := &server{
 		log: log, handler: h, file: f, conns: map[net.Conn]struct{}{}, calm: make(chan struct{}), done: make(chan error, 1),
-		wakeUp: func() {}, rest: func() {},
+		accepted: make(chan struct{}),
+		wakeUp:   func() {}, rest: func() {},
 	}
 	s.lastEnd.Store(time.Now().UnixNano())
 	var once sync.Once
@@ -103,7 +105,12 @@ func newServer(f *os.File, service ident.UID, peers peerLookup, h http.Handler, 
 	return s, nil
 }
 
-func (s *server) start() { go func() { s.done <- s.http.Serve(s.lis) }() }
+func (s *server) start() {
+	go func() {
+		s.done <- s.http.Serve(s.lis)
+		close(s.accepted)
+	}()
+}
 
 // ServeHTTP counts the request and passes it on. After a stop notice it is refused before anything is read, which is
 // the one case in which 503 is right (contract 02 section 9.22).
@@ -160,13 +167,14 @@ func (s *server) connState(c net.Conn, st http.ConnState) {
 
 // drainQuiet is how long a draining process waits for further requests on connections that are open. Gateways close
 // them once they know that the route has changed; this is for gateways that are away.
-const drainQuiet = 1500 * time.Millisecond
+const drainQuiet = 5 * time.Second
 
 // drain accepts no new connections and returns when all requests have been answered and the connections are closed,
 // or after the limit. What waits in the listener is for the next process.
 func (s *server) drain(ctx context.Context, limit time.Duration) {
 	s.draining.Store(true)
 	s.lis.Close() //nolint:errcheck // our duplicate only
+	<-s.accepted  // a connection may have been accepted and not been counted yet
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {

@@ -20,6 +20,18 @@ func sendSignal(t testing.TB, pid int, name string) {
 	if err := exec.Command("kill", "-"+name, fmt.Sprint(pid)).Run(); err != nil {
 		t.Fatal(err)
 	}
+	if name == "STOP" { // takes effect thread by thread
+		eventually(t, "all threads have stopped", func() bool {
+			threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+			for _, thread := range threads {
+				raw, err := os.ReadFile(thread)
+				if _, rest, _ := strings.Cut(string(raw), ") "); err == nil && !strings.HasPrefix(rest, "T") {
+					return false
+				}
+			}
+			return len(threads) > 0
+		})
+	}
 }
 
 func TestCrashIsRepaired(t *testing.T) {
@@ -52,6 +64,8 @@ func TestCrashIsRepaired(t *testing.T) {
 			if good < len(answers)-1 {
 				t.Errorf("only %d of %d were answered: %+v", good, len(answers), answers)
 			}
+			// The new process may answer a moment before the server has heard that it is ready.
+			w.eventually("the new process is listed", func() bool { return w.info(u).State == launcher.Running })
 			i := w.info(u)
 			if i.PID == int32(first) || i.Crashes != 1 || i.Generation != 2 || i.Port != route.Port {
 				t.Errorf("after the crash: %+v", i)

@@ -167,7 +167,7 @@ func TestNewCodeReplacesOld(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow := make(chan Fetched, 1)
-	go func() { slow <- w.get(u, "/work?ms=1000") }()
+	go func() { slow <- w.get(u, "/work?ms=5000") }()
 	w.eventually("the slow request is under way", func() bool { return w.info(u).Active > 0 })
 	var ok bool
 	w.call(w.server, "Recheck", []ident.UCloudUser{userOf(u)}, &ok)
@@ -194,7 +194,7 @@ func TestMaxInstances(t *testing.T) {
 		t.Fatalf("%+v", l)
 	}
 	for _, u := range users[1:] {
-		go w.gw.rpc.Call("Control.Fetch", Fetch{User: userOf(u), Method: "GET", Path: "/work?ms=3000", Timeout: 20 * time.Second}, &Fetched{}) //nolint:errcheck // busy work
+		go w.gw.rpc.Call("Control.Fetch", Fetch{User: userOf(u), Method: "GET", Path: "/work?ms=8000", Timeout: 20 * time.Second}, &Fetched{}) //nolint:errcheck // busy work
 		w.eventually("it is busy", func() bool { return w.info(u).Active > 0 })
 	}
 	if r := w.tryWake(users[0]); !strings.Contains(r.Why, "limit") {
@@ -209,7 +209,7 @@ func TestDrain(t *testing.T) {
 	w := newRunning(t, nil, a, b)
 	w.wake(a)
 	slow := make(chan Fetched, 1)
-	go func() { slow <- w.get(a, "/work?ms=1000") }()
+	go func() { slow <- w.get(a, "/work?ms=5000") }()
 	w.eventually("it is busy", func() bool { return w.info(a).Active > 0 })
 	var left int
 	w.call(w.server, "Drain", 20*time.Second, &left)

@@ -219,7 +219,6 @@ func TestPolicyStopsLaunch(t *testing.T) {
 		}, false, failure.Forbidden, "not a member of"},
 		{"recycled uid", func(t *testing.T, u accounts.Account) {
 			accounts.Admin(t, "usermod", "-l", u.Name+"x", u.Name)
-			t.Cleanup(func() { accounts.Admin(t, "usermod", "-l", u.Name, u.Name+"x") })
 		}, false, failure.Forbidden, "belongs to the account"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -50,8 +50,9 @@ type Options struct {
 	LogDir              string // logs.directory; users/ is made below it. "" keeps the last output in memory only
 	Cgroup              string // delegated cgroup v2 directory, "" for none
 
-	// Settings gives the part of the start-up document that comes from the configuration. Identity, route, key and
-	// time limits are filled in by the launcher. It is called for each launch, so that a reload takes effect.
+	// Settings gives the part of the start-up document that comes from the configuration. Identity, route and key are
+	// filled in by the launcher; time limits too, where Settings leaves them 0. It is called for each launch and by
+	// [Launcher.Reconfigure], so that a reload takes effect.
 	Settings func() ipcapi.Start
 
 	MaxInstances    int           // userInstances.maxInstances; 0 means 500

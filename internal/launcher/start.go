@@ -293,9 +293,9 @@ func (s *slot) startDocument(a localuser.Account, route ipcapi.Route) ipcapi.Sta
 	doc := s.l.o.Settings()
 	doc.User, doc.UID, doc.LocalName, doc.Home, doc.Shell = s.user, s.uid, a.Name, a.Home, a.Shell
 	doc.ServiceUID, doc.Port, doc.Route, doc.HopKey = s.l.o.ServiceUID, route.Port, route.Route, route.Key
-	doc.IdleTimeoutMs = s.l.o.IdleTimeout.Milliseconds()
-	doc.DrainTimeoutMs = s.l.o.DrainTimeout.Milliseconds()
-	doc.ServerLossGraceMs = s.l.o.ServerLossGrace.Milliseconds()
+	def(&doc.IdleTimeoutMs, s.l.o.IdleTimeout.Milliseconds())
+	def(&doc.DrainTimeoutMs, s.l.o.DrainTimeout.Milliseconds())
+	def(&doc.ServerLossGraceMs, s.l.o.ServerLossGrace.Milliseconds())
 	return doc
 }
 

@@ -87,11 +87,21 @@ type Site struct {
 	next     int
 }
 
-// tools that change the account files lock them and give up soon; several tests run at a time.
+// lockFile serialises the account tools among all test processes. Their own locks are not enough: gpasswd reads a
+// group before it locks the file, and writes it back over what another tool has added meanwhile.
+const lockFile = "/run/lock/imt-accounts"
+
 func run(program string, args ...string) error {
+	lock, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock the account files: %w", err)
+	}
+	defer lock.Close() //nolint:errcheck // releases the lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("lock the account files: %w", err)
+	}
 	var out []byte
-	var err error
-	for range 50 {
+	for range 50 { // others on this machine may use the tools too
 		out, err = exec.Command(program, args...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "lock") {
 			break
@@ -279,8 +289,11 @@ func (s *Site) Close() error {
 		}
 	}
 	for _, a := range append(users, s.Service) {
-		if a.Name != "" {
-			errs = append(errs, run("userdel", "-f", a.Name))
+		if u, err := user.LookupId(a.UID.String()); a.Name != "" && err == nil { // a test may have renamed it
+			errs = append(errs, run("userdel", "-f", u.Username))
+		}
+		if _, err := user.LookupGroup(a.Name); a.Name != "" && err == nil { // userdel takes only a group of the same name along
+			errs = append(errs, run("groupdel", a.Name))
 		}
 	}
 	if s.GID != 0 {

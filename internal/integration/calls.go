@@ -50,7 +50,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := h.open(user); err != nil {
+	if err := h.o.Maintenance().Check(user); err != nil {
 		return err
 	}
 	if h.o.Method == nil {
@@ -62,19 +62,6 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request) error {
 	}
 	httpx.WriteJSON(w, r, http.StatusOK, providerapi.ConnectResponse{RedirectTo: to})
 	return nil
-}
-
-// open refuses users during maintenance, as 404 because Core does not show the text of 5xx to users (contract 33
-// section 5).
-func (h *Handler) open(user ident.UCloudUser) error {
-	m := h.o.Maintenance()
-	if !m.Refuses(user) {
-		return nil
-	}
-	if m.Message == "" {
-		m.Message = "Service is currently undergoing maintenance."
-	}
-	return failure.New(failure.NotFound, "%s", m.Message)
 }
 
 // unlinked ends a connection. It succeeds for users who never were connected, also with names that cannot exist:
@@ -101,7 +88,7 @@ func (h *Handler) launch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := h.open(user); err != nil {
+	if err := h.o.Maintenance().Check(user); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), h.o.InitWait)

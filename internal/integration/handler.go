@@ -67,6 +67,18 @@ func (m Maintenance) Refuses(u ident.UCloudUser) bool {
 	return m.Enabled && !slices.Contains(m.Allow, u)
 }
 
+// Check refuses the users who are kept out, as 404 because Core does not show the text of 5xx to users (contract 33
+// section 5).
+func (m Maintenance) Check(u ident.UCloudUser) error {
+	if !m.Refuses(u) {
+		return nil
+	}
+	if m.Message == "" {
+		m.Message = "Service is currently undergoing maintenance."
+	}
+	return failure.New(failure.NotFound, "%s", m.Message)
+}
+
 // Options configure a [Handler]. Provider, UCloudPublic, Users, Launcher, Products and Log are required.
 type Options struct {
 	Provider     string // provider.id, part of every path

@@ -223,7 +223,7 @@ func (s *server) buildLauncher(context.Context) error {
 	u := cfg.UserInstances
 	var err error
 	s.launcher, err = launcher.New(launcher.Options{
-		Mapping: mappingOf{s.users}, Policy: s.policy, Log: s.log,
+		Mapping: mappingOf{s.users, func() integration.Maintenance { return maintenance(s.config.Load()) }}, Policy: s.policy, Log: s.log,
 		ServiceUID: s.serviceUID, Program: u.Executable.String(), Socket: cfg.IPCSocket(), Sudo: u.Sudo.String(), Self: u.Launcher == "self",
 		PortFirst: int(cfg.Internal.UserPorts.First), PortLast: int(cfg.Internal.UserPorts.Last),
 		StateDir: cfg.StateDirectory.String(), LogDir: cfg.Logs.Directory.String(),
@@ -235,10 +235,17 @@ func (s *server) buildLauncher(context.Context) error {
 	return err
 }
 
-// mappingOf tells the launcher which account a user has: active mappings only.
-type mappingOf struct{ users *usermap.Service }
+// mappingOf tells the launcher which account a user has: active mappings only, and during maintenance only those of
+// users who may work nevertheless.
+type mappingOf struct {
+	users       *usermap.Service
+	maintenance func() integration.Maintenance
+}
 
 func (m mappingOf) Account(_ context.Context, user ident.UCloudUser) (launcher.Account, error) {
+	if err := m.maintenance().Check(user); err != nil {
+		return launcher.Account{}, err
+	}
 	b, ok := m.users.Account(user)
 	if !ok {
 		return launcher.Account{}, failure.New(failure.NotFound, "You are not connected to this provider. Connect again under Resources > Provider integration.")

@@ -19,14 +19,21 @@ func (s *server) reloadOnSignal(ctx context.Context) {
 		s.log.Error("configuration not reloaded, the old one stays in use", "error", err)
 		return
 	}
+	wrong := false
 	for _, p := range report.Problems {
-		s.log.Warn("configuration", "file", p.File, "line", p.Line, "rule", p.Rule, "problem", p.Message, "remedy", p.Hint)
+		s.log.Warn("configuration", "severity", p.Severity, "file", p.File, "line", p.Line, "rule", p.Rule, "problem", p.Message, "remedy", p.Hint)
+		wrong = wrong || p.Severity == config.Error.String()
+	}
+	if wrong {
+		s.log.Error("configuration not reloaded, the old one stays in use")
+		return
 	}
 	s.log.Info("configuration reloaded", "applied", report.Applied, "needs_restart", report.NeedsRestart)
 }
 
 // reload reads the configuration again, beside the one in use, and swaps it in if nothing is wrong with it (contract 40
-// section 10). With dryRun it only tells what would happen.
+// section 10). With dryRun it only tells what would happen. A report with problems of severity "error" means that nothing
+// has changed.
 func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, error) {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
@@ -35,7 +42,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	next, problems := load(ctx, old.Dir, s.directory)
 	report := ipcapi.ReloadReport{Problems: wireProblems(problems)}
 	if next == nil {
-		return report, problems.Err()
+		return report, nil
 	}
 	applied, restart, refused := config.Diff(old, next)
 	for _, c := range applied {
@@ -46,7 +53,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	}
 	if len(refused) > 0 {
 		report.Problems = append(report.Problems, wireProblems(refused)...)
-		return report, config.Problems(refused).Err()
+		return report, nil
 	}
 	// Everything that can fail happens before anything is swapped.
 	keys, keyErr := auth.ReadKeys(next.Provider.Core.KeyFiles())
@@ -68,6 +75,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	s.products.SetCatalog(catalogue)
 	drivesErr := s.drives.SetCategories(driveCategories(next))
 	s.launcher.Reconfigure(ctx)
+	s.launcher.Recheck(ctx) // maintenance, limits of uids and denied users may stop an instance
 	return report, drivesErr
 }
 

@@ -100,7 +100,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 
 	err = b.measure(ctx)
 	if ctx.Err() != nil {
-		err = errors.Join(errors.New("interrupted; everything has been removed"), err)
+		err = fmt.Errorf("interrupted: %w", err)
 	}
 	missed := b.summary()
 	if *jsonFile != "" {

@@ -29,6 +29,7 @@ type query struct {
 	after      *mark
 	token      *pageToken // nil for the beginning of a listing
 	shown      map[uint64]bool
+	skip       uint64 // entries to leave out first
 
 	hideHidden   bool
 	extension    string // with the dot, in lower case; "" is no filter
@@ -84,7 +85,10 @@ func (s *Service) parseBrowse(req *providerapi.FilesBrowse) (*query, error) {
 	default:
 		return nil, failure.New(failure.Invalid, "The sort direction is neither ascending nor descending")
 	}
-	if next := orZero(req.Browse.Next); next != "" {
+	next := orZero(req.Browse.Next)
+	if skip, ok := parsePosition(next); ok {
+		q.skip = skip
+	} else if next != "" {
 		t, err := parseToken(next)
 		if err != nil {
 			return nil, err
@@ -92,7 +96,7 @@ func (s *Service) parseBrowse(req *providerapi.FilesBrowse) (*query, error) {
 		if t.asked != q.asked || t.descending != q.descending {
 			return nil, failure.New(failure.Invalid, "The page token belongs to a listing in another order")
 		}
-		q.token, q.order, q.after = t, t.order, t.after
+		q.token, q.order, q.after, q.skip = t, t.order, t.after, t.skip
 		if len(t.shown) > 0 {
 			q.shown = make(map[uint64]bool, len(t.shown))
 			for _, h := range t.shown {
@@ -290,7 +294,7 @@ func (s *Service) sortByPathInstead(q *query) error {
 // pageFrom makes a page from an index.
 func (s *Service) pageFrom(ctx context.Context, q *query, dir *drives.Dir, x *index) (providerapi.Page[providerapi.File], error) {
 	var page providerapi.Page[providerapi.File]
-	after := q.after
+	after, skip := q.after, q.skip
 	path := []byte(dir.Path().UCloud() + "/")
 	prefix := len(path)
 	for {
@@ -302,6 +306,9 @@ func (s *Service) pageFrom(ctx context.Context, q *query, dir *drives.Dir, x *in
 		more, full := false, false
 		end := x.each(after, q.descending, func(rec uint32) bool {
 			if name := x.name(rec); !q.matches(name) {
+				return true
+			} else if skip > 0 {
+				skip--
 				return true
 			} else if d.taken == room {
 				more, full = true, true
@@ -332,7 +339,7 @@ func (s *Service) pageFrom(ctx context.Context, q *query, dir *drives.Dir, x *in
 		}
 		if !full || len(page.Items) == q.limit {
 			if more {
-				page.Next = q.nextToken(x.generation, after, nil)
+				page.Next = q.nextToken(x.generation, after, nil, skip)
 			}
 			return page, nil
 		}
@@ -357,8 +364,10 @@ func (q *query) matches(name []byte) bool {
 
 // nextToken makes the token for what comes after the mark. A listing keeps the generation it began with: every later
 // index will do.
-func (q *query) nextToken(g generation, after *mark, shown []uint64) *string {
-	t := pageToken{order: q.order, asked: q.asked, descending: q.descending, generation: g, after: after, shown: shown}
+func (q *query) nextToken(g generation, after *mark, shown []uint64, skip uint64) *string {
+	t := pageToken{
+		order: q.order, asked: q.asked, descending: q.descending, generation: g, after: after, shown: shown, skip: skip,
+	}
 	if q.token != nil {
 		if q.token.generation.process == g.process {
 			t.generation = q.token.generation
@@ -375,12 +384,11 @@ func (q *query) nextToken(g generation, after *mark, shown []uint64) *string {
 // directory; its entries are remembered in the token and left out of the sorted pages that follow. A listing under way
 // gets an empty page with the same token, as long as the scan advances: a page may be short without being the last.
 func (s *Service) proceed(ctx context.Context, q *query, sc *scan, before int64) (page providerapi.Page[providerapi.File], again bool, err error) {
-	if q.token != nil {
+	if q.token != nil || (q.skip > 0 && q.order == byPath) {
 		if sc.batches.Load() == before {
 			return page, false, errBusy(errors.New("the scan does not advance"))
 		}
-		text := q.token.encode()
-		page.Next = &text
+		page.Next = q.sameToken(sc.gen)
 		return page, false, nil
 	}
 	if q.order != byPath {
@@ -394,6 +402,15 @@ func (s *Service) proceed(ctx context.Context, q *query, sc *scan, before int64)
 	}
 	page, err = s.quickPage(ctx, q, sc)
 	return page, false, err
+}
+
+// sameToken is the token for asking the same again.
+func (q *query) sameToken(g generation) *string {
+	if q.token == nil {
+		return q.nextToken(g, nil, nil, q.skip) // began at a position: the page in the order of the directory is none of it
+	}
+	text := q.token.encode()
+	return &text
 }
 
 // quickPage is the first page of a listing in the order of the directory.
@@ -424,7 +441,7 @@ func (s *Service) quickPage(ctx context.Context, q *query, sc *scan) (providerap
 		}
 		slices.Sort(shown)
 		page.Items = files
-		page.Next = q.nextToken(sc.gen, nil, shown)
+		page.Next = q.nextToken(sc.gen, nil, shown, 0)
 		return page, nil
 	}, nil)
 }

@@ -140,7 +140,9 @@ func TestBrowseErrors(t *testing.T) {
 		"other provider":    {change: func(r *providerapi.FilesBrowse) { r.ResolvedCollection.Specification.Product.Provider = "x" }, want: failure.Invalid},
 		"unknown order":     {change: func(r *providerapi.FilesBrowse) { r.Browse.SortBy = ptr("COLOUR") }, want: failure.Invalid},
 		"unknown direction": {change: func(r *providerapi.FilesBrowse) { r.Browse.SortDirection = ptr("up") }, want: failure.Invalid},
-		"bad token":         {change: func(r *providerapi.FilesBrowse) { r.Browse.Next = ptr("250") }, want: failure.Invalid},
+		"bad token":         {change: func(r *providerapi.FilesBrowse) { r.Browse.Next = ptr("250x") }, want: failure.Invalid},
+		"twenty digits":     {change: func(r *providerapi.FilesBrowse) { r.Browse.Next = ptr("00000000000000000050") }, want: failure.Invalid},
+		"negative position": {change: func(r *providerapi.FilesBrowse) { r.Browse.Next = ptr("-50") }, want: failure.Invalid},
 		"token of another order": {change: func(r *providerapi.FilesBrowse) {
 			r.Browse.Next = ptr((&pageToken{order: bySize, asked: bySize}).encode())
 		}, want: failure.Invalid},
@@ -325,6 +327,63 @@ func TestPagingWhileEntriesComeAndGo(t *testing.T) {
 			t.Fatalf("listed %q\n  want %q", kept, want)
 		}
 	})
+}
+
+// TestPositionsAreTokens: a client that began its listing at a provider whose tokens are positions goes on here.
+func TestPositionsAreTokens(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	var want []string
+	for i := range 120 {
+		want = append(want, fmt.Sprintf("f%03d", i))
+	}
+	touch(t, base, want...)
+	touch(t, base, ".hidden")
+	s := newService(t, nil)
+	for _, tc := range []struct {
+		next, direction string
+		from            int
+	}{
+		{"50", "", 50},
+		{"0", "", 0},
+		{"119", "", 119},
+		{"120", "", 120},
+		{"9999999999999999999", "", 120},
+		{"50", providerapi.SortDescending, 50},
+	} {
+		got, pages := browseAll(t, s, browseRequest(base, "", func(p *providerapi.BrowseParams) {
+			p.ItemsPerPage, p.Next, p.SortDirection, p.Flags.FilterHiddenFiles = 50, &tc.next, &tc.direction, ptr(true)
+		}), nil)
+		all := slices.Clone(want)
+		if tc.direction != "" {
+			slices.Reverse(all)
+		}
+		if !slices.Equal(got, all[tc.from:]) || pages != max(1, (120-tc.from+49)/50) {
+			t.Errorf("%s %s: %d pages, %q", tc.next, tc.direction, pages, got)
+		}
+	}
+}
+
+// TestPositionInALargeDirectory: the entries to leave out may be more than the memory for an index holds.
+func TestPositionInALargeDirectory(t *testing.T) {
+	t.Parallel()
+	const all, skip = 6_000, 4_500
+	base := t.TempDir()
+	for i := range all {
+		touch(t, base, fmt.Sprintf("%05d-%s", i, strings.Repeat("x", 100)))
+	}
+	for name, change := range map[string]func(*Options){
+		"enough memory": func(*Options) {},
+		"little memory": func(o *Options) { o.IndexBytes = 1 << 18 },
+	} {
+		s := newService(t, change)
+		got, _ := browseAll(t, s, browseRequest(base, "", func(p *providerapi.BrowseParams) {
+			p.ItemsPerPage, p.Next = 500, ptr(fmt.Sprint(skip))
+		}), nil)
+		if len(got) != all-skip || !strings.HasPrefix(got[0], "04500-") || !strings.HasPrefix(got[len(got)-1], "05999-") || !slices.IsSorted(got) {
+			t.Errorf("%s: %d entries, from %.6q to %.6q", name, len(got), got[0], got[len(got)-1])
+		}
+	}
 }
 
 // TestLargeDirectoryWhileEntriesComeAndGo does the same with directories that need an index, by several clients at a

@@ -212,6 +212,31 @@ func TestScanThatAdvancesGivesEmptyPages(t *testing.T) {
 	}
 }
 
+// TestPositionWhileScanning: the same for a listing that begins at a position, which must not begin with a page in the
+// order of the directory.
+func TestPositionWhileScanning(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	sorted := largeDirectory(t, base, 20_000)
+	s := newService(t, func(o *Options) { o.ScanWait = 3 * time.Second; o.Now = later })
+	req := browseRequest(base, "", func(p *providerapi.BrowseParams) { p.Next = ptr("100") })
+	step := make(chan struct{})
+	s.slow = func(int) { <-step }
+	go func() { // ends with the send: the scan waits for it
+		time.Sleep(500 * time.Millisecond)
+		step <- struct{}{}
+	}()
+	page := must(s.Browse(context.Background(), req))(t)
+	if len(page.Items) != 0 || page.Next == nil {
+		t.Fatalf("%d items, next %v", len(page.Items), page.Next)
+	}
+	close(step)
+	req.Browse.Next = page.Next
+	if got, _ := browseAll(t, s, req, nil); !slices.Equal(got, sorted[100:]) {
+		t.Fatalf("got %d entries", len(got))
+	}
+}
+
 // TestTooManyToSort: beyond maxBrowseEntries a listing by size is one by path. One that has begun by size stays so.
 func TestTooManyToSort(t *testing.T) {
 	t.Parallel()

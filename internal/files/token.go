@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"ucloud-im/internal/drives"
@@ -44,6 +45,7 @@ type pageToken struct {
 	generation generation
 	after      *mark // the last entry shown; nil after an unsorted first page
 	shown      []uint64
+	skip       uint64 // how many more entries to leave out before the next one is shown, see parsePosition
 }
 
 // generation numbers scans of directories. Two generations of one process are ordered by time.
@@ -63,6 +65,7 @@ const (
 const (
 	tokenDescending = 1 << 4
 	tokenHasMark    = 1 << 5
+	tokenHasSkip    = 1 << 6
 )
 
 // encode gives the text of the token: URL-safe base64 of the version, the fields and a checksum. It has at most
@@ -77,9 +80,15 @@ func (t *pageToken) encode() string {
 	if t.after != nil {
 		flags |= tokenHasMark
 	}
+	if t.skip > 0 {
+		flags |= tokenHasSkip
+	}
 	b = append(b, flags)
 	b = binary.BigEndian.AppendUint32(b, t.generation.process)
 	b = binary.AppendUvarint(b, t.generation.serial)
+	if t.skip > 0 {
+		b = binary.AppendUvarint(b, t.skip)
+	}
 	if t.after != nil {
 		b = binary.AppendVarint(b, t.after.key)
 		b = append(b, byte(len(t.after.name)))
@@ -112,7 +121,7 @@ func parseToken(text string) (*pageToken, error) {
 		order: order(flags & 3), asked: order(flags >> 2 & 3), descending: flags&tokenDescending != 0,
 		generation: generation{process: binary.BigEndian.Uint32(b[2:])},
 	}
-	if t.order > byModified || t.asked > byModified || flags&^(15|tokenDescending|tokenHasMark) != 0 {
+	if t.order > byModified || t.asked > byModified || flags&^(15|tokenDescending|tokenHasMark|tokenHasSkip) != 0 {
 		return nil, bad
 	}
 	rest := b[6:]
@@ -121,6 +130,13 @@ func parseToken(text string) (*pageToken, error) {
 		return nil, bad
 	}
 	t.generation.serial, rest = serial, rest[n:]
+	if flags&tokenHasSkip != 0 {
+		skip, n := binary.Uvarint(rest)
+		if n <= 0 {
+			return nil, bad
+		}
+		t.skip, rest = skip, rest[n:]
+	}
 	if flags&tokenHasMark != 0 {
 		key, n := binary.Varint(rest)
 		if n <= 0 || len(rest) <= n || len(rest) < n+1+int(rest[n]) {
@@ -142,6 +158,21 @@ func parseToken(text string) (*pageToken, error) {
 		return nil, bad // a second spelling, such as a number with leading zeros
 	}
 	return t, nil
+}
+
+// maxPositionDigits is what fits into 64 bits.
+const maxPositionDigits = 19
+
+// parsePosition reads a token of the providers whose tokens are plain positions in the sorted listing (contract 10
+// section 5.1, recording 07). A client may still hold one when a site has changed over from such a provider. It stands
+// for no listing of ours, so it begins one that leaves out that many entries; all further tokens are our own, which
+// never consist of digits alone: they begin with the version.
+func parsePosition(text string) (skip uint64, ok bool) {
+	if len(text) > maxPositionDigits || strings.Trim(text, "0123456789") != "" {
+		return 0, false
+	}
+	skip, err := strconv.ParseUint(text, 10, 64)
+	return skip, err == nil
 }
 
 // nameHash identifies an entry that an unsorted first page has shown. Two names of one directory share a hash by

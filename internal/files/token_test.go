@@ -20,6 +20,7 @@ func TestTokenRoundTrip(t *testing.T) {
 			descending: rapid.Bool().Draw(t, "descending"),
 			generation: generation{rapid.Uint32().Draw(t, "process"), rapid.Uint64().Draw(t, "serial")},
 			shown:      rapid.SliceOfN(rapid.Uint64(), 0, maxShown).Draw(t, "shown"),
+			skip:       rapid.Uint64().Draw(t, "skip"),
 		}
 		if rapid.Bool().Draw(t, "mark") {
 			tok.after = &mark{key: rapid.Int64().Draw(t, "key"), name: []byte(fileName().Draw(t, "name"))}
@@ -32,7 +33,10 @@ func TestTokenRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if back.encode() != text || back.order != tok.order || back.generation != tok.generation || len(back.shown) != len(tok.shown) {
+		if _, ok := parsePosition(text); ok {
+			t.Fatalf("%s looks like a position", text)
+		}
+		if back.encode() != text || back.order != tok.order || back.generation != tok.generation || len(back.shown) != len(tok.shown) || back.skip != tok.skip {
 			t.Fatalf("%+v became %+v", tok, back)
 		}
 	})
@@ -44,6 +48,7 @@ func TestLargestTokenFits(t *testing.T) {
 		generation: generation{math.MaxUint32, math.MaxUint64},
 		after:      &mark{key: math.MinInt64, name: []byte(strings.Repeat("x", 255))},
 		shown:      make([]uint64, maxShown),
+		skip:       math.MaxUint64,
 	}
 	if n := len(tok.encode()); n > maxTokenChars {
 		t.Fatalf("%d characters", n)

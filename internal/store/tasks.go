@@ -230,3 +230,12 @@ func (tx *Tx) PurgeTasks(before time.Time) (int, error) {
 	}
 	return int(n), nil
 }
+
+// TrimTasks forgets the oldest ended tasks of each uid that has more than keep of them, as [Tx.PurgeTasks] does.
+func (tx *Tx) TrimTasks(keep int) (int, error) {
+	n, err := tx.exec("trim ended tasks",
+		`DELETE FROM tasks WHERE id IN (SELECT id FROM (
+		   SELECT id, row_number() OVER (PARTITION BY uid ORDER BY id DESC) AS place FROM tasks
+		   WHERE NOT (`+taskOpen+`) AND core_state IN ('none', 'closed')) AS ended WHERE place > ?)`, keep)
+	return int(n), err
+}

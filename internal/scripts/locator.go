@@ -1,0 +1,127 @@
+package scripts
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"ucloud-im/internal/ident"
+)
+
+// How long the place of a drive is remembered (contract 42 section B.6), and of how many.
+const (
+	locationLife = 15 * time.Minute
+	maxLocations = 50_000
+)
+
+// Locations remembers where scripts have found drives. The zero value is empty and ready for use.
+type Locations struct {
+	mu sync.Mutex
+	m  map[*Hook]map[ident.Owner]map[string]location // by the name of the locator
+}
+
+type location struct {
+	vars  map[string]string // that the script was given
+	path  string
+	until time.Time
+}
+
+// Forget has scripts asked again about owners: something about them has changed.
+func (l *Locations) Forget(owners ...ident.Owner) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, byOwner := range l.m {
+		for _, o := range owners {
+			delete(byOwner, o)
+		}
+	}
+}
+
+func (l *Locations) get(h *Hook, o ident.Owner, vars map[string]string) (path string, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	found, ok := l.m[h][o][locationName(vars)]
+	if !ok || !time.Now().Before(found.until) || !maps.Equal(found.vars, vars) {
+		return "", false
+	}
+	return found.path, true
+}
+
+func (l *Locations) put(h *Hook, o ident.Owner, vars map[string]string, path string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.m == nil {
+		l.m = map[*Hook]map[ident.Owner]map[string]location{}
+	}
+	byOwner := l.m[h]
+	if byOwner == nil || len(byOwner) >= maxLocations {
+		byOwner = map[ident.Owner]map[string]location{} // a rare full start is cheaper than bookkeeping
+		l.m[h] = byOwner
+	}
+	if byOwner[o] == nil {
+		byOwner[o] = map[string]location{}
+	}
+	byOwner[o][locationName(vars)] = location{vars: maps.Clone(vars), path: path, until: time.Now().Add(locationLife)}
+}
+
+// Keep drops what hooks have said that are not in use any more, after a reload.
+func (l *Locations) Keep(hooks ...*Hook) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.m, func(h *Hook, _ map[ident.Owner]map[string]location) bool {
+		for _, k := range hooks {
+			if h == k {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Names of the variables of contract 40 section 7 that are looked at here.
+const (
+	varLocator  = "locatorName"
+	varCategory = "categoryName"
+	varUser     = "ucloudUsername"
+	varProject  = "ucloudProjectId"
+)
+
+func locationName(vars map[string]string) string { return vars[varCategory] + "/" + vars[varLocator] }
+
+func ownerOf(vars map[string]string) ident.Owner {
+	if p := vars[varProject]; p != "" {
+		return ident.Owner{Project: ident.ProjectID(p)}
+	}
+	return ident.Owner{User: ident.UCloudUser(vars[varUser])}
+}
+
+// Locator makes a function that asks the hook, which must be a [HookDriveLocator], where the drive of an owner is. The
+// script gets the variables as they are; an empty path means that there is no such drive. Whoever uses the path checks
+// it. l is where answers are remembered; nil: nowhere.
+//
+// V is the type of the variables, such as driveplan.Vars.
+func Locator[V ~map[string]string](h *Hook, l *Locations) func(ctx context.Context, vars V) (string, error) {
+	return func(ctx context.Context, vars V) (string, error) { return h.locate(ctx, l, vars) }
+}
+
+func (h *Hook) locate(ctx context.Context, l *Locations, vars map[string]string) (string, error) {
+	owner := ownerOf(vars)
+	if l != nil {
+		if path, ok := l.get(h, owner, vars); ok {
+			return path, nil
+		}
+	}
+	var reply locatorReply
+	err := h.Call(ctx, Call{
+		Key: "owner/" + owner.Reference() + "/" + locationName(vars), Owner: owner, Request: vars, Reason: "evaluation",
+	}, &reply)
+	if err != nil {
+		return "", err
+	}
+	path, err := reply.path()
+	if err == nil && l != nil {
+		l.put(h, owner, vars, path)
+	}
+	return path, err
+}

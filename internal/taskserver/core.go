@@ -67,7 +67,7 @@ func (s *Service) deliverCreate(ctx context.Context, e store.OutboxEntry) (outbo
 			return tx.TaskKnown(row.ID, coreID)
 		}}, nil
 	case coreapi.Unanswered(err):
-		return outbox.Result{}, outbox.RetryAfter(err, createAgain)
+		return outbox.Result{}, outbox.RetryAfter(err, s.createAgain)
 	case coreapi.Status(err) == http.StatusNotFound, coreapi.Status(err) == http.StatusBadRequest:
 		// Core does not want it, and never will. The work goes on without being shown.
 		return outbox.Result{Complete: func(tx *store.Tx) error {
@@ -113,7 +113,7 @@ func (s *Service) deliverFinal(ctx context.Context, e store.OutboxEntry) (outbox
 	if err != nil {
 		return outbox.Result{}, err
 	}
-	if s.o.Now().Sub(s.started) < sealAfter {
+	if s.o.Now().Sub(s.started) < s.sealAfter {
 		sure = false // what the process before this one has posted last is not known
 	}
 	err = s.o.Core.PostTaskStatus(ctx, row.CoreID, status(row))
@@ -123,7 +123,7 @@ func (s *Service) deliverFinal(ctx context.Context, e store.OutboxEntry) (outbox
 	}
 	res := outbox.Result{Complete: func(tx *store.Tx) error {
 		if !sure && !gone {
-			if _, err := tx.Enqueue(kindSeal, e.Key, e.Payload, s.o.Now().Add(sealAfter)); err != nil {
+			if _, err := tx.Enqueue(kindSeal, e.Key, e.Payload, s.o.Now().Add(s.sealAfter)); err != nil {
 				return err
 			}
 		}

@@ -91,6 +91,8 @@ type Service struct {
 
 	perUser, global int
 
+	createAgain, sealAfter time.Duration // constants, shorter in tests
+
 	wakers sync.WaitGroup
 	waking chan struct{} // bounds the wakes at a time
 }
@@ -150,6 +152,7 @@ func New(o Options) *Service {
 		o: o, log: log, poster: newPoster(o.Core, log), turn: make(chan struct{}, 1), kick: make(chan struct{}, 1),
 		owners: map[ownerKey]*owner{}, tasks: map[int64]*task{}, lost: map[int64]*task{}, hungry: map[*owner]bool{},
 		waking: make(chan struct{}, 4), started: o.Now(),
+		createAgain: createAgain, sealAfter: sealAfter,
 	}
 	s.setLimits(o.MaxPerUser, o.MaxGlobal)
 	return s
@@ -166,7 +169,7 @@ func (s *Service) Register(srv *ipc.Server, box *outbox.Outbox) {
 	ipc.HandleStream(srv, ipcapi.TaskList, s.list)
 	ipc.Handle(srv, ipcapi.TaskCancel, s.cancel)
 
-	box.RegisterGuarded(kindCreate, s.deliverCreate, outbox.RetryAfter(errCut, createAgain))
+	box.RegisterGuarded(kindCreate, s.deliverCreate, outbox.RetryAfter(errCut, s.createAgain))
 	box.Register(kindFinal, s.deliverFinal)
 	box.Register(kindSeal, s.deliverSeal)
 }

@@ -1,0 +1,5 @@
+package taskserver
+
+const crashEnv = "TASKSERVER_CRASH"
+
+func crashChild() {}

@@ -88,11 +88,35 @@ func (g *gate) enter(ctx context.Context, drive string) (leave func(), err error
 // must not touch variables of the caller, which may be gone when it returns. If nobody takes the value any more, it goes
 // to discard, which may be nil.
 func run[T any](ctx context.Context, g *gate, drive string, work func() (T, error), discard func(T)) (T, error) {
-	var zero T
 	leave, err := g.enter(ctx, drive)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return runIn(ctx, g, drive, leave, work, discard)
+}
+
+// runBoth is run for an operation on two drives. It takes a slot of each, so that one that hangs uses up its own.
+func runBoth[T any](ctx context.Context, g *gate, one, two string, work func() (T, error)) (T, error) {
+	if one == two {
+		return run(ctx, g, one, work, nil)
+	}
+	var zero T
+	leaveOne, err := g.enter(ctx, one)
 	if err != nil {
 		return zero, err
 	}
+	leaveTwo, err := g.enter(ctx, two) // waits for a moment at most, so two such operations cannot block each other
+	if err != nil {
+		leaveOne()
+		return zero, err
+	}
+	return runIn(ctx, g, one, func() { leaveOne(); leaveTwo() }, work, nil)
+}
+
+// runIn is run for a caller who has the slot already; leave is called when the operation has returned.
+func runIn[T any](ctx context.Context, g *gate, drive string, leave func(), work func() (T, error), discard func(T)) (T, error) {
+	var zero T
 	type result struct {
 		value T
 		err   error

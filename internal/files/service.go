@@ -43,12 +43,13 @@ type Settings struct {
 
 // Service works on the files of one user. It is safe for concurrent use. Close ends what runs in the background.
 type Service struct {
-	o     Options
-	log   *slog.Logger
-	now   func() time.Time
-	state atomic.Pointer[state]
-	cache *cache
-	gate  *gate
+	o      Options
+	log    *slog.Logger
+	now    func() time.Time
+	state  atomic.Pointer[state]
+	cache  *cache
+	gate   *gate
+	recent *recent
 
 	life context.Context // the life of background scans: until Close
 	end  context.CancelFunc
@@ -79,6 +80,7 @@ func New(o Options) *Service {
 	s := &Service{o: o, log: o.Log.With("part", "files"), now: o.Now, process: rand.Uint32()}
 	s.cache = newCache(o.IndexBytes, o.IndexIdle, o.Now)
 	s.gate = newGate(o.MaxBlocked, time.Second, s.log)
+	s.recent = newRecent(o.Now)
 	s.life, s.end = context.WithCancel(context.Background())
 	s.SetSettings(o.Settings)
 	return s

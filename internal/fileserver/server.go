@@ -49,7 +49,8 @@ func New(o Options) http.Handler {
 	routes := append([]Route{
 		{Method: http.MethodPost, Path: "files/browse", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.browse},
 		{Method: http.MethodPost, Path: "files/retrieve", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.retrieve},
-		{Method: http.MethodPost, Path: "files/folder", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: s.folder},
+		{Method: http.MethodPost, Path: "files/folder", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.CreateFolders)},
+		{Method: http.MethodPost, Path: "files/move", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Move)},
 	}, o.Routes...)
 	return newGuard(o, routes)
 }
@@ -82,16 +83,20 @@ func (s *server) retrieve(w http.ResponseWriter, c *Call) error {
 	return nil
 }
 
-func (s *server) folder(w http.ResponseWriter, c *Call) error {
-	var req providerapi.BulkRequest[providerapi.CreateFolder]
-	if err := c.Decode(w, &req); err != nil {
-		return err
+// bulk makes the handler of a call that does something with each of many items and answers with one empty object for
+// each (contract 10 section 1.3).
+func bulk[Item any](do func(context.Context, []Item) error) func(http.ResponseWriter, *Call) error {
+	return func(w http.ResponseWriter, c *Call) error {
+		var req providerapi.BulkRequest[Item]
+		if err := c.Decode(w, &req); err != nil {
+			return err
+		}
+		// A client that hangs up does not stop a bulk request half-way.
+		if err := do(context.WithoutCancel(c.Context()), req.Items); err != nil {
+			return err
+		}
+		return c.Write(w, providerapi.BulkResponse[providerapi.Empty]{Responses: make([]providerapi.Empty, len(req.Items))})
 	}
-	// A client that hangs up does not stop a bulk request half-way.
-	if err := s.files.CreateFolders(context.WithoutCancel(c.Context()), req.Items); err != nil {
-		return err
-	}
-	return c.Write(w, providerapi.BulkResponse[providerapi.Empty]{Responses: make([]providerapi.Empty, len(req.Items))})
 }
 
 // Decode reads the JSON body of the request, at most [Route.MaxBody] bytes.

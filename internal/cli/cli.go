@@ -139,6 +139,7 @@ func (a *app) root() *cobra.Command {
 		a.serverCommand(), a.gatewayCommand(), a.connectCommand(), a.meCommand(), a.usersCommand(), a.ticketsCommand(),
 		a.statusCommand(), a.instancesCommand(), a.drivesCommand(), a.configCommand(), a.doctorCommand(), a.setupCommand(),
 		a.versionCommand(), a.schemaCommand(),
+		a.scriptsCommand(),
 	)
 	return root
 }

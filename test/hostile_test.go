@@ -179,7 +179,7 @@ func TestHostileNeighbour(t *testing.T) {
 func squat(t *testing.T, who accounts.Account, first, last int) func() {
 	t.Helper()
 	cmd := who.Command("/usr/bin/perl", "-MIO::Socket::INET", "-e",
-		`my @s; for my $p ($ARGV[0]..$ARGV[1]) { push @s, IO::Socket::INET->new(LocalAddr => "127.0.0.1:$p", Listen => 1) } print "ready\n"; close STDOUT; sleep 600`,
+		`my @s; for my $p ($ARGV[0]..$ARGV[1]) { my $s; for (1..200) { $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1:$p", Listen => 1) and last; select(undef, undef, undef, 0.05) } push @s, $s } print "ready\n"; close STDOUT; sleep 600`,
 		fmt.Sprint(first), fmt.Sprint(last))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

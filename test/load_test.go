@@ -31,6 +31,7 @@ type load struct {
 	mu           sync.Mutex
 	failures     []string
 	stop         chan struct{}
+	stopOnce     sync.Once
 	wg           sync.WaitGroup
 }
 
@@ -41,6 +42,7 @@ const loadRate = 200 // requests per second
 func (w *world) startLoad(people []*person, accept func(status int, err error) bool) *load {
 	w.t.Helper()
 	l := &load{stop: make(chan struct{})}
+	w.t.Cleanup(l.halt) // also when the test ends early
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 10 * time.Second}
 	var bodies [][]byte
 	for _, p := range people {
@@ -93,12 +95,16 @@ func (w *world) startLoad(people []*person, accept func(status int, err error) b
 	return l
 }
 
+func (l *load) halt() {
+	l.stopOnce.Do(func() { close(l.stop) })
+	l.wg.Wait()
+}
+
 // end stops the load and reports failures.
 func (l *load) end(t *testing.T) {
 	t.Helper()
 	testkit.Eventually(t, "enough requests", func() bool { return l.sent.Load() >= 2*loadRate })
-	close(l.stop)
-	l.wg.Wait()
+	l.halt()
 	t.Logf("%d requests, %d failed", l.sent.Load(), l.failed.Load())
 	if l.failed.Load() > 0 {
 		t.Errorf("%d of %d requests failed:\n%s", l.failed.Load(), l.sent.Load(), strings.Join(l.failures, "\n"))
@@ -130,10 +136,7 @@ func TestRestartsUnderLoad(t *testing.T) {
 	for range 2 {
 		starts := w.server.startCount()
 		w.server.signal(syscall.SIGTERM)
-		testkit.Eventually(t, "the server to be back", func() bool {
-			_, err := w.cli("status")
-			return w.server.startCount() > starts && exitCode(err) != 69
-		})
+		w.waitServer(starts)
 		testkit.Eventually(t, "the instances to be adopted", func() bool {
 			now := w.instances()
 			return now[ada.name].PID == before[ada.name].PID && now[grace.name].PID == before[grace.name].PID
@@ -153,7 +156,7 @@ func TestRestartsUnderLoad(t *testing.T) {
 	w.newUserProgram()
 	starts := w.server.startCount()
 	w.server.signal(syscall.SIGTERM) // the server looks at the program when it starts
-	testkit.Eventually(t, "the server to be back", func() bool { return w.server.startCount() > starts })
+	w.waitServer(starts)
 	testkit.Eventually(t, "instances with the new code", func() bool {
 		now := w.instances()
 		return now[ada.name].PID != before[ada.name].PID && now[grace.name].PID != before[grace.name].PID &&
@@ -163,6 +166,18 @@ func TestRestartsUnderLoad(t *testing.T) {
 	l.end(t)
 	// The successor of the gateway is nobody's child here.
 	t.Cleanup(func() { _ = exec.Command("pkill", "-TERM", "-u", w.site.Service.UID.String(), "-f", "gateway").Run() })
+}
+
+// waitServer waits for a server that has been started after the given number of starts, and answers.
+func (w *world) waitServer(starts int) {
+	w.t.Helper()
+	testkit.Eventually(w.t, "the server to be back", func() bool {
+		if w.server.startCount() <= starts {
+			return false
+		}
+		_, err := w.cli("status")
+		return exitCode(err) != 69
+	})
 }
 
 // newUserProgram installs an executable that does the same and is not the same file.
@@ -216,10 +231,7 @@ func TestKillAnything(t *testing.T) {
 			starts := w.server.startCount()
 			time.Sleep(rand.N(400 * time.Millisecond))
 			w.server.signal(syscall.SIGKILL)
-			testkit.Eventually(t, "the server to be back", func() bool {
-				_, err := w.cli("status")
-				return w.server.startCount() > starts && exitCode(err) != 69
-			})
+			w.waitServer(starts)
 		}
 		l.end(t)
 	})

@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"ucloud-im/internal/ident"
-	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/testkit/storetest"
 )
 
@@ -165,10 +164,7 @@ func TestPostgres(t *testing.T) {
 	w.running(ada)
 	starts := w.server.startCount()
 	w.server.signal(9)
-	testkit.Eventually(t, "the server to be back", func() bool {
-		_, err := w.cli("status")
-		return w.server.startCount() > starts && exitCode(err) != 69
-	})
+	w.waitServer(starts)
 	if _, err := w.browse(ada, ada.home()); err != nil {
 		t.Error(err)
 	}

@@ -115,6 +115,16 @@ func (p *Planner) advance(ctx context.Context, l located) (waiting bool, err err
 	default:
 		return false, nil // the outbox has it, Core has it, or an operator does
 	}
+	if l.locator.Ready != nil {
+		switch why, err := l.locator.Ready(ctx, d); {
+		case err != nil:
+			p.remember(ctx, d.ProviderGeneratedID, err)
+			return false, fmt.Errorf("drive %s: %w", d.Path, err)
+		case why != "":
+			p.remember(ctx, d.ProviderGeneratedID, errors.New(why))
+			return true, nil
+		}
+	}
 	if err := p.prepare(ctx, l); err != nil {
 		p.remember(ctx, d.ProviderGeneratedID, err)
 		if missing(err) && l.locator.Create == nil {
@@ -174,18 +184,8 @@ func (p *Planner) prepare(ctx context.Context, l located) error {
 		return err
 	}
 	d := Directory{Path: l.drive.Path, Root: l.root, Mode: l.locator.Mode, Vars: l.vars}
-	for _, part := range []struct {
-		into *string
-		from func(Vars) (string, error)
-	}{{&d.Owner, l.locator.Owner}, {&d.Group, l.locator.Group}} {
-		if part.from == nil {
-			continue
-		}
-		name, err := part.from(l.vars)
-		if err != nil {
-			return fmt.Errorf("ownership: %w", err)
-		}
-		*part.into = name
+	if d.Owner, d.Group, err = l.locator.ownership(l.vars); err != nil {
+		return err
 	}
 	if err := l.locator.Create(ctx, d); err != nil {
 		return fmt.Errorf("make the directory: %w", err)

@@ -78,6 +78,10 @@ type Locator struct {
 	AllowedRoots []string // absolute; the path must be one of them or lie below
 	ReadOnly     bool     // members of a project may not write through UCloud
 
+	// Ready tells whether whoever manages the storage has made the drive usable: its quota is set. Until then, and why is
+	// what operators read, it is not registered. It is asked in each evaluation, and must not block for long. Nil: there
+	// is nobody to wait for.
+	Ready func(ctx context.Context, d store.Drive) (why string, err error)
 	// Create makes the directory. Nil: somebody else does, and we wait until it is there.
 	Create func(ctx context.Context, d Directory) error
 	// Owner and Group give names for the new directory; only used with Create.

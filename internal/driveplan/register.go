@@ -203,19 +203,13 @@ func update(tx *store.Tx, id string, change func(*store.Drive)) error {
 // stillThere repeats the check of the directory directly before the registration. A drive whose locator is no longer
 // configured has no root to check from, and is not registered.
 func (p *Planner) stillThere(d store.Drive) error {
-	p.mu.Lock()
-	categories := p.categories
-	p.mu.Unlock()
-	for _, c := range categories {
-		for _, l := range c.Locators {
-			if c.Name == d.Category && l.Name == d.Locator {
-				root, err := checkPath(d.Path, l.AllowedRoots)
-				if err != nil {
-					return err
-				}
-				return checkDirectory(root, d.Path)
-			}
-		}
+	l := p.locatorOf(d)
+	if l == nil {
+		return ErrNoLocator
 	}
-	return errors.New("the locator of the drive is no longer configured")
+	root, err := checkPath(d.Path, l.AllowedRoots)
+	if err != nil {
+		return err
+	}
+	return checkDirectory(root, d.Path)
 }

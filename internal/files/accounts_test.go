@@ -22,11 +22,12 @@ import (
 // accountEnv makes the test binary do one call as the account it runs under, and print the outcome.
 const accountEnv = "FILES_ACCOUNT_CHILD"
 
-// accountCall is what the child does: list a folder, describe an entry or make a folder.
+// accountCall is what the child does: list a folder, describe an entry, make a folder, or move something to
+// the trash.
 type accountCall struct {
-	Base, Browse, Retrieve, Folder string
-	Replace                        bool // a replacement of the instance can be had
-	Unmanaged                      bool // the provider does not manage accounts; hidden files are not shown
+	Base, Browse, Retrieve, Folder, Trash string
+	Replace                               bool // a replacement of the instance can be had
+	Unmanaged                             bool // the provider does not manage accounts; hidden files are not shown
 }
 
 type accountResult struct {
@@ -61,6 +62,8 @@ func accountChild(text string) error {
 		_, err = s.Retrieve(ctx, &providerapi.FilesRetrieve{
 			ResolvedCollection: testDrive(call.Base), Retrieve: providerapi.RetrieveParams{ID: "/5012/" + call.Retrieve},
 		})
+	case call.Trash != "":
+		err = s.Trash(ctx, []providerapi.FileInDrive{inDrive(call.Base, call.Trash)})
 	default:
 		err = s.CreateFolders(ctx, []providerapi.CreateFolder{folder(call.Base, call.Folder, providerapi.ConflictReject)})
 	}
@@ -70,15 +73,76 @@ func accountChild(text string) error {
 	return json.NewEncoder(os.Stdout).Encode(res)
 }
 
+// testProgram is a copy of this test binary that every account may run.
+func testProgram(t *testing.T, dir string) string {
+	t.Helper()
+	program := filepath.Join(dir, "files.test")
+	text := must(os.ReadFile(must(os.Executable())(t)))(t)
+	check(t, os.WriteFile(program, text, 0o755))
+	return program
+}
+
+// callAs does a call as an account with some groups.
+func callAs(t *testing.T, program string, a accounts.Account, groups []ident.GID, call accountCall) accountResult {
+	t.Helper()
+	cmd := a.Command(program)
+	cmd.SysProcAttr.Credential = a.Credential(groups...)
+	cmd.Dir = "/"
+	cmd.Env = append(cmd.Env, accountEnv+"="+string(must(json.Marshal(call))(t)))
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, &stderr)
+	}
+	var res accountResult
+	check(t, json.Unmarshal(out, &res))
+	return res
+}
+
+// TestTrashOfAFileSystem: where one drive is a whole file system, the trash is in the topmost folder that the user can
+// change. In a drive of their own a user without permission has none.
+func TestTrashOfAFileSystem(t *testing.T) {
+	t.Parallel()
+	site := accounts.New(t, "trash")
+	ada := site.User(t)
+	program := testProgram(t, site.Dir)
+	base := filepath.Join(site.Dir, "all")
+	own := filepath.Join(base, "home", "ada")
+	check(t, os.MkdirAll(filepath.Join(own, "deep", "er"), 0o755))
+	for _, p := range []string{own, filepath.Join(own, "deep"), filepath.Join(own, "deep", "er")} {
+		check(t, os.Chown(p, int(ada.UID), int(ada.GID)))
+	}
+	for _, p := range []string{"home/ada/deep/er/f", "home/theirs"} {
+		check(t, os.WriteFile(filepath.Join(base, p), []byte(p), 0o644))
+	}
+	// A folder of that name higher up that is somebody else's is no trash.
+	check(t, os.Mkdir(filepath.Join(base, "Trash"), 0o755))
+	if res := callAs(t, program, ada, nil, accountCall{Base: base, Trash: "home/ada/deep/er/f"}); res.Kind != failure.Forbidden {
+		t.Errorf("in a managed drive: %+v", res)
+	}
+	if res := callAs(t, program, ada, nil, accountCall{Base: base, Trash: "home/ada/deep/er/f", Unmanaged: true}); res.Why != "" {
+		t.Errorf("own file: %+v", res)
+	}
+	if got := content(own, "Trash/f"); got != "home/ada/deep/er/f" {
+		t.Errorf("in the trash is %q", got)
+	}
+	for rel, want := range map[string]failure.Kind{
+		"home/theirs": failure.Invalid, "home/ada/Trash": failure.Invalid, "home/ada/Trash/f": failure.Invalid, "home/ada": failure.Invalid,
+	} {
+		if res := callAs(t, program, ada, nil, accountCall{Base: base, Trash: rel, Unmanaged: true}); res.Why == "" || res.Kind != want {
+			t.Errorf("%s: %+v", rel, res)
+		}
+	}
+}
+
 // TestTwoUsersInAProject works with real accounts in a setgid project directory: the kernel's permissions decide, and
 // each denial gets its meaning.
 func TestTwoUsersInAProject(t *testing.T) {
 	t.Parallel()
 	site := accounts.New(t, "files")
 	ada, grace, eve := site.User(t), site.User(t), site.User(t)
-	program := filepath.Join(site.Dir, "files.test")
-	text := must(os.ReadFile(must(os.Executable())(t)))(t)
-	check(t, os.WriteFile(program, text, 0o755))
+	program := testProgram(t, site.Dir)
 	base := filepath.Join(site.Dir, "project")
 	check(t, os.Mkdir(base, 0o770))
 	check(t, os.Chown(base, 0, int(site.GID)))
@@ -87,19 +151,7 @@ func TestTwoUsersInAProject(t *testing.T) {
 	as := func(a accounts.Account, groups []ident.GID, call accountCall) accountResult {
 		t.Helper()
 		call.Base = base
-		cmd := a.Command(program)
-		cmd.SysProcAttr.Credential = a.Credential(groups...)
-		cmd.Dir = "/"
-		cmd.Env = append(cmd.Env, accountEnv+"="+string(must(json.Marshal(call))(t)))
-		var stderr strings.Builder
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("%v: %s", err, &stderr)
-		}
-		var res accountResult
-		check(t, json.Unmarshal(out, &res))
-		return res
+		return callAs(t, program, a, groups, call)
 	}
 	member := []ident.GID{site.GID}
 

@@ -55,7 +55,7 @@ func (s *Service) Browse(ctx context.Context, req *providerapi.FilesBrowse) (pro
 
 func (s *Service) parseBrowse(req *providerapi.FilesBrowse) (*query, error) {
 	st := s.state.Load()
-	ref, err := st.set.Drive(&req.ResolvedCollection)
+	ref, err := s.drive(st, &req.ResolvedCollection)
 	if err != nil {
 		return nil, err
 	}

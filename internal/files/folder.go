@@ -42,7 +42,7 @@ func eachItem(n int, do func(i int) error) error {
 
 func (s *Service) createFolder(ctx context.Context, item *providerapi.CreateFolder) error {
 	st := s.state.Load()
-	ref, err := st.set.Drive(&item.ResolvedCollection)
+	ref, err := s.drive(st, &item.ResolvedCollection)
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,8 @@ type place struct {
 }
 
 // changeable checks a drive of a request in which something is to be changed, and a path in it.
-func (st *state) changeable(d *providerapi.Drive, id string) (place, error) {
-	ref, err := st.set.Drive(d)
+func (s *Service) changeable(st *state, d *providerapi.Drive, id string) (place, error) {
+	ref, err := s.drive(st, d)
 	if err != nil {
 		return place{}, err
 	}
@@ -40,11 +40,11 @@ func (s *Service) Move(ctx context.Context, items []providerapi.MoveFile) error 
 
 func (s *Service) move(ctx context.Context, item *providerapi.MoveFile) error {
 	st := s.state.Load()
-	from, err := st.changeable(&item.ResolvedOldCollection, item.OldID)
+	from, err := s.changeable(st, &item.ResolvedOldCollection, item.OldID)
 	if err != nil {
 		return err
 	}
-	to, err := st.changeable(&item.ResolvedNewCollection, item.NewID)
+	to, err := s.changeable(st, &item.ResolvedNewCollection, item.NewID)
 	if err != nil {
 		return err
 	}
@@ -93,6 +93,10 @@ func (s *Service) movePlace(from, to place, policy providerapi.ConflictPolicy) e
 		return err
 	}
 	final, err := renameBy(policy, node, source, name, target, newName)
+	if errors.Is(err, unix.EXDEV) {
+		return failure.Wrap(err, failure.Invalid,
+			"This cannot be moved to another storage system. Copy it there, and delete it here afterwards.")
+	}
 	if err != nil {
 		return err
 	}
@@ -162,9 +166,6 @@ func renameBy(
 	for n := 1; ; n++ {
 		err := drives.RenameNew(source, name, target, final)
 		switch {
-		case errors.Is(err, unix.EXDEV):
-			return "", failure.Wrap(err, failure.Invalid,
-				"This cannot be moved to another storage system. Copy it there, and delete it here afterwards.")
 		case !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTEMPTY):
 			return final, err
 		case policy == providerapi.ConflictReject:
@@ -199,9 +200,6 @@ func replace(node drives.Node, source *drives.Dir, name string, target *drives.D
 		return failure.New(failure.Conflict, "A file named %s already exists", shown)
 	}
 	switch err := drives.Rename(source, name, target, newName); {
-	case errors.Is(err, unix.EXDEV):
-		return failure.Wrap(err, failure.Invalid,
-			"This cannot be moved to another storage system. Copy it there, and delete it here afterwards.")
 	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
 		return failure.Wrap(err, failure.Conflict, "The folder %s is not empty", shown)
 	case errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENOTDIR): // changed since it was looked at

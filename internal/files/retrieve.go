@@ -10,7 +10,7 @@ import (
 // not accessible is 404.
 func (s *Service) Retrieve(ctx context.Context, req *providerapi.FilesRetrieve) (providerapi.File, error) {
 	st := s.state.Load()
-	ref, err := st.set.Drive(&req.ResolvedCollection)
+	ref, err := s.drive(st, &req.ResolvedCollection)
 	if err != nil {
 		return providerapi.File{}, err
 	}

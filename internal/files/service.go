@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"ucloud-im/internal/drives"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/providerapi"
 )
 
 // Options configure a [Service]. Zero values mean the defaults given.
@@ -22,6 +24,10 @@ type Options struct {
 	// replacement of the instance is under way, in which case the client is told to come back (449); otherwise, and if
 	// it is nil, the answer is 404. It must not block.
 	StaleGroups func(ctx context.Context) bool
+
+	// FindDrive gives a drive of the user by its id, for the calls that name it in no other way and when no earlier
+	// request came with it. nil: such calls are 404.
+	FindDrive func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error)
 
 	Log *slog.Logger     // required
 	Now func() time.Time // nil: time.Now
@@ -50,6 +56,7 @@ type Service struct {
 	cache  *cache
 	gate   *gate
 	recent *recent
+	known  known
 
 	life context.Context // the life of background scans: until Close
 	end  context.CancelFunc
@@ -81,6 +88,7 @@ func New(o Options) *Service {
 	s.cache = newCache(o.IndexBytes, o.IndexIdle, o.Now)
 	s.gate = newGate(o.MaxBlocked, time.Second, s.log)
 	s.recent = newRecent(o.Now)
+	s.known.byID = make(map[ident.DriveID]knownDrive)
 	s.life, s.end = context.WithCancel(context.Background())
 	s.SetSettings(o.Settings)
 	return s

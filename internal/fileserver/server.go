@@ -42,7 +42,7 @@ const (
 	bulkBody = 8 << 20
 )
 
-// New makes the handler of an instance for POST /ucloud/{provider}/files/… (contract 10 section 13). Everything else is
+// New makes the handler of an instance for /ucloud/{provider}/files… (contract 10 section 13). Everything else is
 // 404. It panics if the start-up document has no key, or a route is not fully declared: both are bugs.
 func New(o Options) http.Handler {
 	s := &server{files: o.Files}
@@ -51,6 +51,8 @@ func New(o Options) http.Handler {
 		{Method: http.MethodPost, Path: "files/retrieve", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.retrieve},
 		{Method: http.MethodPost, Path: "files/folder", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.CreateFolders)},
 		{Method: http.MethodPost, Path: "files/move", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Move)},
+		{Method: http.MethodPost, Path: "files/trash", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Trash)},
+		{Method: http.MethodDelete, Path: "files", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Delete)},
 	}, o.Routes...)
 	return newGuard(o, routes)
 }

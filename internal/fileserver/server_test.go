@@ -105,16 +105,22 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(base, "kept"), nil, 0o600))
 	other := hoptoken.NewKey()
 	bodies := map[string]any{
-		"files/browse":   providerapi.FilesBrowse{ResolvedCollection: testDrive(base), Browse: providerapi.BrowseParams{Flags: providerapi.FileFlags{Path: ptr("/5123")}}},
-		"files/retrieve": providerapi.FilesRetrieve{ResolvedCollection: testDrive(base), Retrieve: providerapi.RetrieveParams{ID: "/5123"}},
-		"files/move":     providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/kept", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
-		"files/folder":   providerapi.BulkRequest[providerapi.CreateFolder]{Items: []providerapi.CreateFolder{{ID: "/5123/made", ResolvedCollection: testDrive(base), ConflictPolicy: "MERGE_RENAME"}}},
+		"POST files/browse":   providerapi.FilesBrowse{ResolvedCollection: testDrive(base), Browse: providerapi.BrowseParams{Flags: providerapi.FileFlags{Path: ptr("/5123")}}},
+		"POST files/retrieve": providerapi.FilesRetrieve{ResolvedCollection: testDrive(base), Retrieve: providerapi.RetrieveParams{ID: "/5123"}},
+		"POST files/move":     providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/kept", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
+		"POST files/trash":    providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/old", ResolvedCollection: testDrive(base)}}},
+		"POST files/folder":   providerapi.BulkRequest[providerapi.CreateFolder]{Items: []providerapi.CreateFolder{{ID: "/5123/made", ResolvedCollection: testDrive(base), ConflictPolicy: "MERGE_RENAME"}}},
+		"DELETE files": providerapi.BulkRequest[providerapi.DeleteFile]{Items: []providerapi.DeleteFile{{
+			ID: "/5123/old", Permissions: testDrive(base).Permissions, Specification: providerapi.FileSpecification{Collection: "5123"},
+		}}},
 	}
 	in := newInstance(t, nil)
 	if n := len(in.Handler.(*guard).routes); n != len(bodies) {
 		t.Fatalf("%d routes, %d are tested", n, len(bodies))
 	}
-	for path, body := range bodies {
+	in.call("POST", "/ucloud/"+testProvider+"/files/browse", bodies["POST files/browse"], nil) // makes the drive known
+	for route, body := range bodies {
+		method, path, _ := strings.Cut(route, " ")
 		url := "/ucloud/" + testProvider + "/" + path
 		for name, tc := range map[string]struct {
 			want   int
@@ -139,8 +145,9 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 			"no header":         {403, func(r *http.Request, _ *hoptoken.Claims) { r.Header.Del(ident.HeaderUser) }},
 			"as it should be":   {200, nil},
 		} {
+			must(t, os.WriteFile(filepath.Join(base, "old"), nil, 0o600))
 			read := &countingReader{}
-			rec := in.call(http.MethodPost, url, body, func(r *http.Request, c *hoptoken.Claims) {
+			rec := in.call(method, url, body, func(r *http.Request, c *hoptoken.Claims) {
 				read.Reader = r.Body
 				r.Body = io.NopCloser(read)
 				if tc.change != nil {
@@ -148,13 +155,19 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 				}
 			})
 			if rec.Code != tc.want {
-				t.Errorf("%s, %s: %d %s", path, name, rec.Code, rec.Body)
+				t.Errorf("%s, %s: %d %s", route, name, rec.Code, rec.Body)
 			}
 			if tc.want != 200 {
 				if read.n > 0 {
-					t.Errorf("%s, %s: %d bytes of the body were read", path, name, read.n)
+					t.Errorf("%s, %s: %d bytes of the body were read", route, name, read.n)
 				}
 				apischema.Provider(t).Error(t, rec.Body.Bytes())
+			}
+			if _, err := os.Stat(filepath.Join(base, "made")); err == nil != (tc.want == 200 && path == "files/folder") {
+				t.Errorf("%s, %s: a folder was made: %v", route, name, err)
+			}
+			if _, err := os.Stat(filepath.Join(base, "old")); err != nil != (tc.want == 200 && (path == "files/trash" || path == "files")) {
+				t.Errorf("%s, %s: a file was removed: %v", route, name, err)
 			}
 			_ = os.Remove(filepath.Join(base, "made"))
 		}
@@ -248,7 +261,7 @@ func TestExamples(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(base, "runs", "7", "out.log"), []byte("log"), 0o660))
 	home := t.TempDir()
 	in := newInstance(t, nil)
-	for _, name := range []string{"files.browse", "files.retrieve", "files.retrieve--not-found", "files.createFolder", "files.move"} {
+	for _, name := range []string{"files.browse", "files.retrieve", "files.retrieve--not-found", "files.createFolder", "files.move", "files.trash"} {
 		t.Run(name, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join("..", "providerapi", "testdata", "examples", "provider", name+".json"))
 			must(t, err)
@@ -283,8 +296,8 @@ func TestExamples(t *testing.T) {
 			}
 		})
 	}
-	if st, err := os.Stat(filepath.Join(base, "runs", "8")); err != nil || !st.IsDir() {
-		t.Errorf("the folder was not made: %v", err)
+	if st, err := os.Stat(filepath.Join(base, "Trash", "8")); err != nil || !st.IsDir() {
+		t.Errorf("the folder is not in the trash: %v", err)
 	}
 	if text, err := os.ReadFile(filepath.Join(home, "out.log")); err != nil || string(text) != "log" {
 		t.Errorf("the file was not moved: %v", err)

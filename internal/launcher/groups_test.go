@@ -80,7 +80,7 @@ func TestShrinkingEndsAtOnce(t *testing.T) {
 			w.wake(u)
 			pid := w.about(u).PID
 			slow := make(chan Fetched, 1)
-			go func() { slow <- w.get(u, "/work?ms=20000") }()
+			go func() { slow <- w.post(u, "/work?ms=20000") }()
 			w.eventually("a request is under way", func() bool { return w.info(u).Active > 0 })
 			tc.change(w, u)
 			eventually(t, "it ends", func() bool { return !alive(pid) })

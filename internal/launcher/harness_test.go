@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/rpc"
 	"os"
 	"os/exec"
@@ -121,6 +122,29 @@ type serverConfig struct {
 // nextPorts gives each world a part of the range, so that tests can say which port comes next.
 var nextPorts atomic.Int32
 
+// nextRange gives the number of a range whose first ports are free: other tests run on this machine too.
+func nextRange(t testing.TB) int {
+	t.Helper()
+	for n := int(nextPorts.Add(1)) - 1; n < 200; n = int(nextPorts.Add(1)) - 1 {
+		free := true
+		for port := firstPort + 200*n; port < firstPort+200*n+10; port++ {
+			l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+			if err != nil {
+				free = false
+				break
+			}
+			l.Close() //nolint:errcheck // a test
+		}
+		if free {
+			return n
+		}
+	}
+	t.Fatal("no free range of ports")
+	return 0
+}
+
+const firstPort = 20000
+
 // world is one service under test.
 type world struct {
 	t      testing.TB
@@ -168,10 +192,10 @@ type pipes struct {
 func newWorld(t testing.TB, change func(*serverConfig), users ...accounts.Account) *world {
 	t.Helper()
 	site := theSite(t)
-	n := int(nextPorts.Add(1)) - 1
+	n := nextRange(t)
 	w := &world{t: t, site: site, cfg: serverConfig{
 		Dir: filepath.Join(site.Dir, fmt.Sprintf("w%d", n)), Program: filepath.Join(site.Dir, directProgram),
-		Group: site.Group, First: 20000 + 200*n, Last: 20199 + 200*n, Mapping: map[ident.UCloudUser]launcher.Account{},
+		Group: site.Group, First: firstPort + 200*n, Last: firstPort + 199 + 200*n, Mapping: map[ident.UCloudUser]launcher.Account{},
 		Start: 30 * time.Second, Drain: 10 * time.Second, LossGrace: 3 * time.Second, Recover: 8 * time.Second,
 		ServerLoss: time.Minute, Stop: 3 * time.Second, Confirm: 5 * time.Second, RestartMax: 50,
 	}}

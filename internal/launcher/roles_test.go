@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/rpc"
 	"os"
@@ -338,6 +339,15 @@ func (g *gateway) fetch(f Fetch) (r Fetched) {
 		req.Body = nil
 	}
 	resp, err := h.tr.RoundTrip(req)
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" && ctx.Err() == nil {
+		// Nothing was sent. The route went away between the look into the table and the dial: look again.
+		g.mu.Lock()
+		stale := g.table[f.User] != h
+		g.mu.Unlock()
+		if stale {
+			return g.fetch(f)
+		}
+	}
 	if err != nil {
 		return Fetched{Err: err.Error()}
 	}

@@ -230,6 +230,7 @@ func (l *layout) start(role string, show io.Writer) (*process, error) {
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + l.state}
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = time.Second // a successor (SIGUSR2) may hold the pipe open
 	// A group of its own: Ctrl-C reaches us alone, and we stop the parts in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if l.root {

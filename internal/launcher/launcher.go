@@ -55,6 +55,9 @@ type Options struct {
 	// [Launcher.Reconfigure], so that a reload takes effect.
 	Settings func() ipcapi.Start
 
+	// Launched is told about each start of an instance. It must not block. Nil: nobody.
+	Launched func(user ident.UCloudUser)
+
 	MaxInstances    int           // userInstances.maxInstances; 0 means 500
 	StartTimeout    time.Duration // userInstances.startTimeout; 0 means 15 s
 	IdleTimeout     time.Duration // userInstances.idleTimeout; 0 means never

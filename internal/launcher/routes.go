@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"sync"
+	"time"
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
@@ -26,6 +27,9 @@ type hub struct {
 
 // follower is one connected gateway.
 type follower struct {
+	hello  ipcapi.GatewayHello
+	pid    int32 // as the kernel says
+	since  time.Time
 	closed <-chan struct{} // of its connection; acknowledgements come over the same one
 	dirty  map[ident.UCloudUser]struct{}
 	kick   chan struct{} // capacity 1
@@ -116,7 +120,7 @@ func (h *hub) follow(ctx context.Context, r *ipc.Request, hello ipcapi.GatewayHe
 	if hello.Protocol != ipcapi.Protocol {
 		return failure.New(failure.Invalid, "The server speaks protocol %d, the gateway %d", ipcapi.Protocol, hello.Protocol)
 	}
-	f := &follower{closed: r.Closed(), dirty: map[ident.UCloudUser]struct{}{}, kick: make(chan struct{}, 1)}
+	f := &follower{hello: hello, pid: r.Peer.PID(), since: time.Now(), closed: r.Closed(), dirty: map[ident.UCloudUser]struct{}{}, kick: make(chan struct{}, 1)}
 	h.mu.Lock()
 	full := ipcapi.RouteUpdate{Seq: h.version, Full: true}
 	for route := range maps.Values(h.table) {

@@ -75,6 +75,9 @@ func (s *slot) launch(ctx context.Context) (*process, error) {
 	s.l.counters.launches.Add(1)
 	s.log.Info("instance started", "pid", p.pid, "port", s.route.Port, "generation", s.route.Generation,
 		"direct", p.child != nil, "ms", time.Since(begun).Milliseconds())
+	if s.l.o.Launched != nil {
+		s.l.o.Launched(s.user)
+	}
 	return p, nil
 }
 

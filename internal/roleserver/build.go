@@ -228,6 +228,7 @@ func (s *server) buildLauncher(context.Context) error {
 		PortFirst: int(cfg.Internal.UserPorts.First), PortLast: int(cfg.Internal.UserPorts.Last),
 		StateDir: cfg.StateDirectory.String(), LogDir: cfg.Logs.Directory.String(),
 		Settings:     func() ipcapi.Start { return startDocument(s.config.Load()) },
+		Launched:     s.userSeen,
 		MaxInstances: u.MaxInstances, StartTimeout: time.Duration(u.StartTimeout), IdleTimeout: time.Duration(u.IdleTimeout),
 		DrainTimeout: time.Duration(u.DrainTimeout), ServerLossGrace: time.Duration(u.ServerLossGrace),
 		RestartMax: u.Restart.Max, RestartWindow: time.Duration(u.Restart.Window), Parallel: cfg.StartParallel(),

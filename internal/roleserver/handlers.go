@@ -50,7 +50,7 @@ func (s *server) buildHandlers(context.Context) error {
 	}
 	o := integration.Options{
 		Provider: cfg.Provider.ID.String(), UCloudPublic: cfg.Provider.Hosts.UCloudPublic.URL(),
-		Users: s.users, Launcher: waker{s.launcher, s.users}, Products: support{s}, Page: page, Log: s.log,
+		Users: s.users, Launcher: waker{s.launcher}, Products: support{s}, Page: page, Log: s.log,
 		Branding:    s.branding.Load,
 		Maintenance: func() integration.Maintenance { return maintenance(s.config.Load()) },
 	}
@@ -74,7 +74,7 @@ func (s *server) buildHandlers(context.Context) error {
 	s.registerCalls()
 	commands, err := operator.New(operator.Options{
 		Users: s.users, Tickets: s.tickets, Store: s.store, Instances: s.launcher, Status: s.status, Version: s.o.Version,
-		Reload: s.reload, Running: s.running, Provider: cfg.Provider.ID.String(),
+		Reload: s.reload, Running: s.running, Gateway: s.launcher.Gateways, Provider: cfg.Provider.ID.String(),
 		UCloudPublic: cfg.Provider.Hosts.UCloudPublic.URL(), Log: s.log, Audit: s.audit,
 	})
 	if err != nil {
@@ -85,16 +85,10 @@ func (s *server) buildHandlers(context.Context) error {
 }
 
 // waker is the launcher as the call "init" sees it.
-type waker struct {
-	launcher *launcher.Launcher
-	users    *usermap.Service
-}
+type waker struct{ launcher *launcher.Launcher }
 
 func (w waker) Wake(ctx context.Context, user ident.UCloudUser) error {
 	_, err := w.launcher.Wake(ctx, user)
-	if err == nil {
-		w.users.Seen(ctx, user)
-	}
 	return err
 }
 

@@ -34,6 +34,15 @@ func (s *server) userInactive(ctx context.Context, user ident.UCloudUser, _ iden
 	})
 }
 
+// userSeen notes that a user works here. Nothing waits for it.
+func (s *server) userSeen(user ident.UCloudUser) {
+	s.background.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		s.users.Seen(ctx, user)
+	})
+}
+
 // eventsChanged is told what the event stream has changed.
 func (s *server) eventsChanged(ctx context.Context, c events.Change) {
 	s.drives.Changed(c.Owners...)

@@ -2,10 +2,13 @@ package roleserver
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +18,7 @@ import (
 	"ucloud-im/internal/coreapi"
 	"ucloud-im/internal/events"
 	"ucloud-im/internal/launcher"
+	"ucloud-im/internal/observability"
 )
 
 // newRegistry makes the metrics of the server. Values are read when Prometheus asks.
@@ -87,8 +91,13 @@ func (s *server) serveMetrics(ctx context.Context) error {
 		}
 		fmt.Fprintln(w, "ok")
 	})
+	m := s.config.Load().Metrics
+	var token observability.Secret
+	if m.Auth != nil {
+		token = m.Auth.Token.Value()
+	}
 	srv := &http.Server{
-		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		Handler: guardMetrics(mux, m.AllowedCIDRs, token), ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
@@ -97,6 +106,29 @@ func (s *server) serveMetrics(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// guardMetrics lets in whom the configuration allows: networks, and holders of the token. Loopback needs no network.
+func guardMetrics(h http.Handler, allowed []netip.Prefix, token observability.Secret) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(allowed) > 0 {
+			peer, err := netip.ParseAddrPort(r.RemoteAddr)
+			inside := func(p netip.Prefix) bool { return p.Contains(peer.Addr().Unmap()) }
+			if err != nil || !peer.Addr().IsLoopback() && !slices.ContainsFunc(allowed, inside) {
+				http.Error(w, "forbidden", http.StatusForbidden)
+				return
+			}
+		}
+		if token != "" {
+			want := "Bearer " + token.Reveal()
+			if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte(want)) != 1 {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+				http.Error(w, "unauthorized", http.StatusUnauthorized)
+				return
+			}
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // notReady tells what keeps the provider from working, "" if nothing does. Core itself would not notice (contract 33

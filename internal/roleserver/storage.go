@@ -192,6 +192,9 @@ func unsupported(cfg *config.Config) config.Problems {
 	if t := cfg.Services.Identity.Type; t != config.IdentityManual {
 		refuse("services.identityManagement.type", fmt.Sprintf("identity management %q is not available in this version; Manual is", t))
 	}
+	if cfg.UserInstances.Launcher == "systemd" {
+		refuse("userInstances.launcher", `launcher "systemd" is not available in this version; sudo is`)
+	}
 	for name, fs := range cfg.Services.FileSystems.All() {
 		if fs.Management != nil && fs.Management.Type != config.ManagementNone {
 			refuse("services.fileSystems."+name+".management.type", fmt.Sprintf("management %q is not available in this version; None is", fs.Management.Type))

@@ -225,6 +225,7 @@ func removeLeftovers(say func(string, ...any)) error {
 			continue // not one of ours, or its process lives
 		}
 		say("removing what an earlier run left behind: %s", tag)
+		killPrograms(dir + "/")
 		_ = os.Remove("/etc/sudoers.d/" + tag) // may not exist
 		// The letter matters: imt-bench12 is not the beginning of imt-bench123's names.
 		for _, kind := range []string{"u", "s", "g"} {
@@ -233,6 +234,18 @@ func removeLeftovers(say func(string, ...any)) error {
 		errs = append(errs, os.RemoveAll(dir))
 	}
 	return errors.Join(errs...)
+}
+
+// killPrograms ends the processes whose program lies below a directory, whoever runs them: the accounts of a killed run
+// may have existed in its own /etc only.
+func killPrograms(dir string) {
+	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, exe := range exes {
+		if target, err := os.Readlink(exe); err == nil && strings.HasPrefix(target, dir) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(exe)))
+			_ = syscall.Kill(pid, syscall.SIGKILL) // may be gone
+		}
+	}
 }
 
 // accountState changes whenever somebody changes the account files, on which the server looks at all its instances.

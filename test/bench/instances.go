@@ -74,7 +74,12 @@ func (w *world) stop(ctx context.Context, people ...*person) error {
 	for _, p := range people {
 		req.Users = append(req.Users, p.name)
 	}
-	report, err := ipc.Invoke(ctx, w.admin, ipcapi.InstanceStop, req)
+	admin, err := w.admin(ctx)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	report, err := ipc.Invoke(ctx, admin, ipcapi.InstanceStop, req)
 	if err != nil {
 		return fmt.Errorf("stop instances: %w", err)
 	}
@@ -243,56 +248,32 @@ func (b *bench) watch(ctx context.Context, w *world, people []*person, before in
 	return cost, nil
 }
 
-// watchCPU adds up the time used in slices of a few seconds. A slice in which somebody changed the account files does not
-// count, and the one after it neither: the server then looks at all accounts, which is no idle time. It gives up after
-// three times as long and says so.
-func (b *bench) watchCPU(ctx context.Context, w *world, pids []int, cost *idleCost) error {
+// watchCPU measures the time used. A change of the account files is told, because the server then looks at all accounts,
+// which is no idle time.
+func (b *bench) watchCPU(ctx context.Context, w *world, pids []int, cost *idleCost) (err error) {
 	groups := []struct {
 		pids []int
 		into *usage
 	}{{pids, &cost.instances}, {[]int{w.server.pid()}, &cost.server}, {[]int{w.gateway.pid()}, &cost.gate}}
-	want := b.span(time.Minute, 5*time.Second)
-	slice := want / 6
-	lost := 0
-	before, quiet := accountState(), true
-	for i := 0; cost.watched < want; i++ {
-		if i == 3*6 {
-			b.progress("somebody changes accounts all the time: the figures are of a server that looks at all of them")
-		}
-		var used [3]usage
-		var err error
-		start := time.Now()
-		for g := range groups {
-			if used[g], err = usageOf(groups[g].pids...); err != nil {
-				return err
-			}
-		}
-		if err := sleep(ctx, slice); err != nil {
+	accounts, start := accountState(), time.Now()
+	for _, g := range groups {
+		if *g.into, err = usageOf(g.pids...); err != nil {
 			return err
 		}
-		took := time.Since(start)
-		for g := range groups {
-			u, err := usageOf(groups[g].pids...)
-			if err != nil {
-				return err
-			}
-			used[g] = u.minus(used[g])
-		}
-		now := accountState()
-		wasQuiet := quiet
-		quiet = now == before
-		before = now
-		if i < 3*6 && (!quiet || !wasQuiet) {
-			lost++
-			continue
-		}
-		for g := range groups {
-			*groups[g].into = groups[g].into.plus(used[g])
-		}
-		cost.watched += took
 	}
-	if lost > 0 {
-		b.progress("left out %v in which somebody changed accounts", time.Duration(lost)*slice)
+	if err := sleep(ctx, b.span(time.Minute, 5*time.Second)); err != nil {
+		return err
+	}
+	cost.watched = time.Since(start)
+	for _, g := range groups {
+		u, err := usageOf(g.pids...)
+		if err != nil {
+			return err
+		}
+		*g.into = u.minus(*g.into)
+	}
+	if accountState() != accounts {
+		b.progress("somebody has changed accounts meanwhile: the CPU time is that of a server that looks at all of them")
 	}
 	return nil
 }
@@ -323,7 +304,12 @@ func (w *world) wakeAndWork(ctx context.Context, people []*person) error {
 
 // pidOf gives the process of a person's instance.
 func (w *world) pidOf(ctx context.Context, who ident.UCloudUser) (int, error) {
-	pages, err := ipc.Open(ctx, w.admin, ipcapi.InstanceList, ipcapi.Empty{})
+	admin, err := w.admin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer admin.Close()
+	pages, err := ipc.Open(ctx, admin, ipcapi.InstanceList, ipcapi.Empty{})
 	if err != nil {
 		return 0, err
 	}

@@ -5,8 +5,9 @@
 // entries. `make bench` runs it.
 //
 // It starts the real programs with the simulated Core. As root it makes a service account, a sudo rule and several
-// hundred users, and removes them at the end, also when it is interrupted; what a killed run left behind is removed by
-// the next one. As an ordinary user it skips the parts that need accounts, and names them.
+// hundred users, in a private copy of /etc where that is possible, and removes them at the end, also when it is
+// interrupted; what a killed run left behind is removed by the next one. As an ordinary user it skips the parts that
+// need accounts, and names them.
 //
 // Everything that is compared is measured in the same run, in turns where that matters: ratios are worth more than
 // absolute figures on a machine that does other work as well.
@@ -33,6 +34,7 @@ func main() {
 		}
 		return
 	}
+	withPrivateEtc()
 	// The signals stay caught until the end, so that a second Ctrl-C does not interrupt the cleaning up. SIGPIPE is
 	// among them because `make bench | head` must clean up as well.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
@@ -97,6 +99,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		}
 	}
 	b.header(*quick)
+	if why := os.Getenv(privateEnv); why != "" && why != "yes" {
+		b.progress("no private /etc, so accounts are made in the real one: %s", why)
+	}
 
 	err = b.measure(ctx)
 	if ctx.Err() != nil {
@@ -112,7 +117,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	return err
 }
 
-// measure runs all parts. What it made is gone when it returns.
+// measure runs all parts; one that fails does not stop the others. What it made is gone when it returns.
 func (b *bench) measure(ctx context.Context) (err error) {
 	tmp, err := os.MkdirTemp("", "imt-bench-")
 	if err != nil {
@@ -122,34 +127,39 @@ func (b *bench) measure(ctx context.Context) (err error) {
 	b.tests = tmp
 	// First, so that the compiler does not run beside what is measured.
 	b.progress("compiling the benchmarks of the packages")
-	if err := b.compileTests(ctx); err != nil {
-		return err
-	}
-	if err := b.micro(ctx); err != nil {
-		return err
-	}
-
-	w, err := newWorld(ctx, b)
-	if w != nil {
-		defer func() { err = errors.Join(err, w.close()) }()
-	}
-	if err != nil {
-		return err
-	}
-	if w.site == nil {
-		why := fmt.Sprintf("needs root, to make accounts; this is uid %d", os.Getuid())
-		b.skip("cold start of an instance through sudo", why)
-		b.skip("100 users in the same moment", why)
-		b.skip("memory and CPU of idle instances", why)
-	} else {
-		for _, part := range []func(context.Context, *world) error{b.coldStart, b.burst, b.idle} {
-			if err := part(ctx, w); err != nil {
-				return err
-			}
+	errs := []error{b.compileTests(ctx)}
+	part := func(name string, f func() error) {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := f(); err != nil && ctx.Err() == nil {
+			b.printf("\nfailed: %s: %v\n", name, err)
+			errs = append(errs, fmt.Errorf("%s failed", name))
 		}
 	}
-	if err := b.latency(ctx, w); err != nil {
-		return err
+	part("single operations", func() error { return b.micro(ctx) })
+
+	w, err := newWorld(ctx, b)
+	defer func() { err = errors.Join(err, w.close()) }()
+	if err != nil {
+		return errors.Join(append(errs, err)...)
 	}
-	return b.directory(ctx, w)
+	withAccounts := []struct {
+		name string
+		run  func(context.Context, *world) error
+	}{
+		{"cold start of an instance through sudo", b.coldStart},
+		{"100 users in the same moment", b.burst},
+		{"memory and CPU of idle instances", b.idle},
+	}
+	for _, p := range withAccounts {
+		if w.site == nil {
+			b.skip(p.name, fmt.Sprintf("needs root, to make accounts; this is uid %d", os.Getuid()))
+			continue
+		}
+		part(p.name, func() error { return p.run(ctx, w) })
+	}
+	part("latency added by the gateway", func() error { return b.latency(ctx, w) })
+	part("large directory", func() error { return b.directory(ctx, w) })
+	return errors.Join(append(errs, ctx.Err())...)
 }

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -47,15 +48,16 @@ type micro struct {
 
 // compileTests builds the test binaries of all packages whose benchmarks are called.
 func (b *bench) compileTests(ctx context.Context) error {
+	var errs []error
 	for _, m := range micros {
 		cmd := command(ctx, "go", "test", "-c", "-o", b.testBinary(m.pkg), "./internal/"+m.pkg)
 		cmd.Dir = b.root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("compile the benchmarks of %s: %w: %s", m.pkg, err, out)
+		if out, err := cmd.CombinedOutput(); err != nil && ctx.Err() == nil {
+			errs = append(errs, fmt.Errorf("compile the benchmarks of %s: %w: %s", m.pkg, err, out))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (b *bench) testBinary(pkg string) string { return filepath.Join(b.tests, pkg+".test") }
@@ -63,20 +65,22 @@ func (b *bench) testBinary(pkg string) string { return filepath.Join(b.tests, pk
 // micro measures single operations.
 func (b *bench) micro(ctx context.Context) error {
 	b.begin("Single operations")
+	var errs []error
 	for _, m := range micros {
-		results, err := b.runTest(ctx, m.pkg, m.pattern, b.span(500e6, 20e6).String())
+		results, err := b.runTest(ctx, m.pkg, m.pattern, b.span(500*time.Millisecond, 20*time.Millisecond).String())
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		for _, s := range m.shown {
-			r, ok := results[s.name]
-			if !ok {
-				return fmt.Errorf("%s has no benchmark %s", m.pkg, s.name)
+			if r, ok := results[s.name]; ok {
+				b.add(s.text, r["ns/op"]/1000, "us", s.target)
+			} else {
+				errs = append(errs, fmt.Errorf("%s has no benchmark %s", m.pkg, s.name))
 			}
-			b.add(s.text, r["ns/op"]/1000, "us", s.target)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // runTest runs benchmarks of a package and gives their figures by name and unit.

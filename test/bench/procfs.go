@@ -141,8 +141,6 @@ func usageOf(pids ...int) (u usage, err error) {
 	return u, nil
 }
 
-func (u usage) plus(o usage) usage { return usage{u.ran + o.ran, u.sleeps + o.sleeps} }
-
 func (u usage) minus(o usage) usage { return usage{u.ran - o.ran, u.sleeps - o.sleeps} }
 
 // processesOf gives the processes of the accounts in one pass over /proc, zombies left out. The owner of the directory

@@ -59,7 +59,6 @@ type world struct {
 	gateway *part
 	server  *part
 	gate    string // address of the gateway
-	admin   *ipc.Client
 
 	closers []func() error // run in reverse
 }
@@ -214,12 +213,11 @@ func (w *world) start(ctx context.Context, bin, userProgram string) error {
 	}
 	w.defers(w.stopInstances)
 	if err := eventually(ctx, "the server", w.server, func() bool {
-		w.admin, err = ipc.Dial(ctx, w.socket(), ipc.DialOptions{ServerUID: func(uid ident.UID) bool { return uid == w.serviceUID() }})
-		return err == nil
+		admin, err := w.admin(ctx)
+		return err == nil && admin.Close() == nil
 	}); err != nil {
 		return err
 	}
-	w.defers(w.admin.Close)
 	if w.gateway, err = w.startPart("gateway", program); err != nil {
 		return err
 	}
@@ -233,6 +231,11 @@ func (w *world) serviceUID() ident.UID {
 		return w.site.Service.UID
 	}
 	return w.people[0].account.UID
+}
+
+// admin connects to the server, which ends connections that are not used for a while.
+func (w *world) admin(ctx context.Context) (*ipc.Client, error) {
+	return ipc.Dial(ctx, w.socket(), ipc.DialOptions{ServerUID: func(uid ident.UID) bool { return uid == w.serviceUID() }})
 }
 
 func (w *world) socket() string { return filepath.Join(w.base, "run", "ucloud.sock") }
@@ -436,16 +439,21 @@ func (w *world) connect(ctx context.Context, b *bench) error {
 			}
 		}
 	}
+	admin, err := w.admin(ctx)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
 	start := time.Now()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	for _, p := range w.people {
-		g.Go(func() error { return w.connectOne(gctx, p) })
+		g.Go(func() error { return w.connectOne(gctx, admin, p) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	err := eventually(ctx, "the home drives", w.server, func() bool {
+	err = eventually(ctx, "the home drives", w.server, func() bool {
 		owned := make(map[ident.UCloudUser]providerapi.Drive)
 		for _, d := range w.core.Drives() {
 			owned[d.Owner.CreatedBy] = d
@@ -465,7 +473,7 @@ func (w *world) connect(ctx context.Context, b *bench) error {
 	return err
 }
 
-func (w *world) connectOne(ctx context.Context, p *person) error {
+func (w *world) connectOne(ctx context.Context, admin *ipc.Client, p *person) error {
 	var res providerapi.ConnectResponse
 	if err := w.core.Call(ctx, "", http.MethodPost, "/ucloud/"+provider+"/integration/connect", providerapi.FindByUser{Username: p.name}, &res); err != nil {
 		return fmt.Errorf("connect %s: %w", p.name, err)
@@ -476,9 +484,9 @@ func (w *world) connectOne(ctx context.Context, p *person) error {
 	}
 	ticket := page.Query().Get("ticket")
 	if w.site != nil {
-		_, err = ipc.Invoke(ctx, w.admin, ipcapi.TicketApprove, ipcapi.TicketApproval{Ticket: ticket, User: p.name, Local: p.account.Name})
+		_, err = ipc.Invoke(ctx, admin, ipcapi.TicketApprove, ipcapi.TicketApproval{Ticket: ticket, User: p.name, Local: p.account.Name})
 	} else {
-		_, err = ipc.Invoke(ctx, w.admin, ipcapi.TicketComplete, ipcapi.TicketCompletion{Ticket: ticket, User: p.name})
+		_, err = ipc.Invoke(ctx, admin, ipcapi.TicketComplete, ipcapi.TicketCompletion{Ticket: ticket, User: p.name})
 	}
 	if err != nil {
 		return fmt.Errorf("approve %s: %w", p.name, err)

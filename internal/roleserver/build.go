@@ -263,7 +263,7 @@ func (s *server) openSockets(ctx context.Context) error {
 		}
 	}
 	var err error
-	if s.ipcListener, err = ipc.Listen(cfg.IPCSocket()); err != nil {
+	if s.ipcListener, err = listenIPC(ctx, cfg.IPCSocket()); err != nil {
 		return err
 	}
 	if s.requests, err = s.sockets.Listen(ctx, listen.String()); err != nil {
@@ -273,6 +273,23 @@ func (s *server) openSockets(ctx context.Context) error {
 		s.metrics, err = s.sockets.Listen(ctx, l.String())
 	}
 	return err
+}
+
+// listenIPC opens the IPC socket. After a kill -9 during a launch the child of the old server holds the socket for a
+// moment, until it has become the other program: that looks like a live server, so it is waited for.
+func listenIPC(ctx context.Context, path string) (*net.UnixListener, error) {
+	const tries, pause = 20, 50 * time.Millisecond
+	for i := 0; ; i++ {
+		l, err := ipc.Listen(path)
+		if !errors.Is(err, ipc.ErrInUse) || i == tries {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
 }
 
 // privateDirectory makes the directory for sockets of the service account, if it is not there.

@@ -80,6 +80,8 @@ func startDocument(cfg *config.Config) ipcapi.Start {
 	start := ipcapi.Start{
 		Provider: cfg.Provider.ID.String(), Umask: int(u.Umask), MemoryBytes: u.Limits.Memory.Bytes(),
 		Tasks: u.Limits.Tasks, OpenFiles: u.Limits.OpenFiles, LogLevel: cfg.Logs.Level,
+		IdleTimeoutMs: time.Duration(u.IdleTimeout).Milliseconds(), DrainTimeoutMs: time.Duration(u.DrainTimeout).Milliseconds(),
+		ServerLossGraceMs: time.Duration(u.ServerLossGrace).Milliseconds(),
 		Files: ipcapi.FilesSettings{
 			FollowSymlinks: cfg.Files.FollowSymlinks, MaxBrowseEntries: cfg.Files.MaxBrowseEntries,
 			TrashEnabled: cfg.Files.Trash.Enabled, Unmanaged: !cfg.Managed(),

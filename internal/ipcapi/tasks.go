@@ -12,7 +12,9 @@ import (
 // does the work. A task belongs to the uid and the UCloud user that submitted it: to everybody else it does not exist.
 var (
 	// TaskFollow is how an instance is handed tasks. It is open while the instance has tasks that are not finished.
-	TaskFollow   = ipc.Stream[TaskHello, TaskItem]{Name: "task.follow", Access: ipc.AccessMapped}
+	TaskFollow = ipc.Stream[TaskHello, TaskItem]{Name: "task.follow", Access: ipc.AccessMapped}
+	// TaskLeave says that the calling process is about to end and takes no more tasks.
+	TaskLeave    = ipc.Call[Empty, Empty]{Name: "task.leave", Access: ipc.AccessMapped}
 	TaskSubmit   = ipc.Call[TaskSubmission, TaskRef]{Name: "task.submit", Access: ipc.AccessMapped}
 	TaskProgress = ipc.Call[TaskProgressBatch, Empty]{Name: "task.progress", Access: ipc.AccessMapped}
 	TaskReport   = ipc.Call[TaskEvent, Empty]{Name: "task.report", Access: ipc.AccessMapped}

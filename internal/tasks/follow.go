@@ -82,7 +82,7 @@ func (m *Manager) session(ctx context.Context) (ended bool, err error) {
 			}
 			return false, err
 		case quiet:
-			if again, ended := m.leave(); again || ended {
+			if again, ended := m.rest(); again || ended {
 				return ended, nil
 			}
 		}
@@ -126,9 +126,9 @@ func (m *Manager) patience(ctx context.Context) (context.Context, context.Cancel
 
 func (m *Manager) quietLocked() bool { return m.pending == 0 && len(m.runs) == 0 && m.calls == 0 }
 
-// leave ends the follower if there is nothing to do. If the server was asked for something since the stream was opened,
+// rest ends the follower if there is nothing to do. If the server was asked for something since the stream was opened,
 // the last item may be older than its effect; a new stream begins with the truth.
-func (m *Manager) leave() (again, ended bool) {
+func (m *Manager) rest() (again, ended bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -170,7 +170,10 @@ func (m *Manager) handle(item ipcapi.TaskItem) {
 func (m *Manager) takeLocked(item ipcapi.TaskItem) {
 	before := m.runs[item.ID]
 	switch {
-	case item.Work == nil, m.closed, before != nil && before.ref.Attempt >= item.Attempt:
+	case item.Work == nil, before != nil && before.ref.Attempt >= item.Attempt:
+		return
+	case m.closed: // it was on its way
+		m.wg.Go(func() { m.report(item.TaskRun, ipcapi.TaskEvent{TaskRun: item.TaskRun, Outcome: ipcapi.TaskReleased}) })
 		return
 	case before != nil:
 		before.stop(errDropped) // the server knows of it no more

@@ -173,7 +173,7 @@ func (m *Manager) run(t *Task, r Runner, before *Task) {
 	}
 	err := call(t.ctx, r, t)
 	if ev, ok := m.conclude(t, err); ok {
-		m.report(t, ev)
+		m.report(t.ref, ev)
 	}
 	t.stop(ErrInterrupted)
 	m.mu.Lock()
@@ -250,7 +250,7 @@ func (m *Manager) stands(t *Task) {
 		return // it is being interrupted
 	}
 	m.wg.Go(func() {
-		m.report(t, ipcapi.TaskEvent{TaskRun: t.ref, Outcome: ipcapi.TaskSuspended, State: t.state()})
+		m.report(t.ref, ipcapi.TaskEvent{TaskRun: t.ref, Outcome: ipcapi.TaskSuspended, State: t.state()})
 	})
 }
 
@@ -258,18 +258,18 @@ func (m *Manager) stands(t *Task) {
 const reportPause = 2 * time.Second
 
 // report delivers an event. It gives up when the server says that it does not count any more, and when the manager ends.
-func (m *Manager) report(t *Task, ev ipcapi.TaskEvent) {
+func (m *Manager) report(ref ipcapi.TaskRun, ev ipcapi.TaskEvent) {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, reportPause) {
 		err := send(m.life, m, ipcapi.TaskReport, ev)
 		if err == nil {
 			return
 		}
 		if settled(err) {
-			m.log.Warn("the server refuses the report about a task", "task", t.ref.ID, "outcome", ev.Outcome, "error", err)
+			m.log.Warn("the server refuses the report about a task", "task", ref.ID, "outcome", ev.Outcome, "error", err)
 			return
 		}
 		if sleep(m.life, pause) != nil {
-			m.log.Warn("the report about a task was not delivered, it will run again", "task", t.ref.ID, "outcome", ev.Outcome, "error", err)
+			m.log.Warn("the report about a task was not delivered, it will run again", "task", ref.ID, "outcome", ev.Outcome, "error", err)
 			return
 		}
 	}

@@ -206,6 +206,12 @@ func (m *Manager) Resume(context.Context) error {
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	m.closed = true
+	following := m.following
+	m.mu.Unlock()
+	if following { // otherwise what is given back would be handed to us again
+		m.leave(ctx)
+	}
+	m.mu.Lock()
 	ended := make([]<-chan struct{}, 0, len(m.runs))
 	for _, t := range m.runs {
 		t.stop(ErrInterrupted)
@@ -227,6 +233,17 @@ func (m *Manager) Close(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("end tasks: %w", ctx.Err())
+	}
+}
+
+// leaveTimeout bounds how long the server is asked for no more tasks.
+const leaveTimeout = 2 * time.Second
+
+func (m *Manager) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	if err := send(ctx, m, ipcapi.TaskLeave, ipcapi.Empty{}); err != nil {
+		m.log.Debug("the server was not told that no tasks are taken any more", "error", err)
 	}
 }
 

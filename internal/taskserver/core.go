@@ -123,7 +123,7 @@ func (s *Service) deliverFinal(ctx context.Context, e store.OutboxEntry) (outbox
 	}
 	res := outbox.Result{Complete: func(tx *store.Tx) error {
 		if !sure && !gone {
-			if _, err := tx.Enqueue(kindSeal, e.Key, e.Payload, s.o.Now().Add(s.sealAfter)); err != nil {
+			if _, err := tx.Enqueue(kindSeal, e.Key, e.Payload, time.Now().Add(s.sealAfter)); err != nil {
 				return err
 			}
 		}

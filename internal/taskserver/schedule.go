@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ucloud-im/internal/failure"
@@ -209,7 +210,7 @@ func (s *Service) hand(ctx context.Context, next *alarm) (absent []*owner) {
 			switch {
 			case t == nil:
 				full[o] = true
-			case len(o.sessions) == 0:
+			case !o.present():
 				full[o] = true
 				absent = append(absent, o)
 			case best == nil || o.running < best.running || o.running == best.running && t.row.ID < first.row.ID:
@@ -245,16 +246,26 @@ func (s *Service) next(o *owner) (first *task) {
 			first = t
 		}
 	}
-	if first != nil && len(o.sessions) > 0 && first.run == nil && o.free() == nil {
+	if first != nil && o.present() && first.run == nil && o.free() == nil {
 		return nil
 	}
 	return first
 }
 
-// free is the session that takes a task: the newest. What it runs already is its limit.
+// present tells whether there is an instance that takes tasks.
+func (o *owner) present() bool {
+	return slices.ContainsFunc(o.sessions, func(s *session) bool { return !s.leaving })
+}
+
+// free is the session that takes a task: the newest, unless it runs as many as it wants to.
 func (o *owner) free() *session {
-	sess := o.sessions[len(o.sessions)-1]
-	if sess.max == 0 {
+	var sess *session
+	for _, x := range o.sessions {
+		if !x.leaving {
+			sess = x
+		}
+	}
+	if sess == nil || sess.max == 0 {
 		return sess
 	}
 	n := 0
@@ -312,7 +323,7 @@ func (s *Service) wake(ctx context.Context, o *owner, next *alarm) {
 		s.turn <- struct{}{}
 		defer s.unlock()
 		o.waking = false
-		if len(o.sessions) > 0 {
+		if o.present() {
 			return
 		}
 		// Also when it started: it has to open its stream, and if it does not, then not for the next ten minutes either.

@@ -49,7 +49,7 @@ type Options struct {
 	// another one. 0 means 15 s.
 	Grace time.Duration
 
-	Now func() time.Time // nil: time.Now
+	Now func() time.Time // nil: time.Now; deliveries go by the clock of the outbox
 }
 
 // Limits that are no configuration.
@@ -161,6 +161,7 @@ func New(o Options) *Service {
 // Register adds the handlers to the IPC server and the deliveries to the outbox.
 func (s *Service) Register(srv *ipc.Server, box *outbox.Outbox) {
 	ipc.HandleStream(srv, ipcapi.TaskFollow, s.follow)
+	ipc.Handle(srv, ipcapi.TaskLeave, s.leave)
 	ipc.Handle(srv, ipcapi.TaskSubmit, s.submit)
 	ipc.Handle(srv, ipcapi.TaskProgress, s.progress)
 	ipc.Handle(srv, ipcapi.TaskReport, s.report)
@@ -373,7 +374,7 @@ func (s *Service) finish(ctx context.Context, t *task, state store.TaskState, te
 		if row.Core == store.TaskCoreNone {
 			return nil
 		}
-		_, err := tx.Enqueue(kindFinal, outboxKey(row.ID), payload(row.ID), now)
+		_, err := tx.Enqueue(kindFinal, outboxKey(row.ID), payload(row.ID), time.Now())
 		return err
 	})
 }

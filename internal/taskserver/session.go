@@ -18,7 +18,8 @@ type session struct {
 	owner *owner
 	pid   int32
 	max   int
-	end   context.CancelFunc
+	// leaving: its process is about to end and takes no more tasks. Guarded by the service's turn.
+	leaving bool
 	// wake holds one element: there is something to send.
 	wake chan struct{}
 
@@ -41,7 +42,7 @@ func (s *Service) follow(ctx context.Context, r *ipc.Request, hello ipcapi.TaskH
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sess := &session{
-		pid: r.Peer.PID(), max: hello.Max, end: cancel, wake: make(chan struct{}, 1), notices: map[int64]ipcapi.TaskItem{}, pending: -1,
+		pid: r.Peer.PID(), max: hello.Max, wake: make(chan struct{}, 1), notices: map[int64]ipcapi.TaskItem{}, pending: -1,
 	}
 	err := s.attach(ctx, sess, caller(r), hello.Claims)
 	s.unlock()
@@ -122,6 +123,20 @@ func (s *Service) claim(ctx context.Context, sess *session, c ipcapi.TaskClaim) 
 		sess.notify(ipcapi.TaskItemResume, c.TaskRun)
 	}
 	return nil
+}
+
+// leave has nothing more handed to the process of the caller. What it is handed at the same moment it gives back.
+func (s *Service) leave(ctx context.Context, r *ipc.Request, _ ipcapi.Empty) (ipcapi.Empty, error) {
+	if err := s.begin(ctx); err != nil {
+		return ipcapi.Empty{}, err
+	}
+	defer s.unlock()
+	if o := s.owners[caller(r)]; o != nil {
+		for _, sess := range o.sessions {
+			sess.leaving = sess.leaving || sess.pid == r.Peer.PID()
+		}
+	}
+	return ipcapi.Empty{}, nil
 }
 
 // detach takes a session out. Its tasks wait for the instance to come back, or for news of its death.

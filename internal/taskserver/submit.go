@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ipc"
@@ -94,7 +95,7 @@ func (s *Service) insert(ctx context.Context, k ownerKey, req ipcapi.TaskSubmiss
 		if row.ID, err = tx.InsertTask(row); err != nil || row.Core == store.TaskCoreNone {
 			return err
 		}
-		_, err = tx.Enqueue(kindCreate, outboxKey(row.ID), payload(row.ID), now)
+		_, err = tx.Enqueue(kindCreate, outboxKey(row.ID), payload(row.ID), time.Now())
 		return err
 	})
 	row.Params = nil // stays in the database

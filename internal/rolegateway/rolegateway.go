@@ -205,7 +205,7 @@ func (p *process) run(ctx context.Context) error {
 
 // build makes all parts and opens the listeners. It accepts nothing yet.
 func (p *process) build(ctx context.Context) error {
-	keys, err := readKeys(p.config)
+	keys, err := auth.ReadKeys(p.config.Provider.Core.KeyFiles())
 	if err != nil {
 		return err
 	}

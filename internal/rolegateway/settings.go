@@ -2,7 +2,6 @@ package rolegateway
 
 import (
 	"context"
-	"crypto/rsa"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -34,23 +33,6 @@ func load(dir string) (*config.Config, config.Problems) {
 		Role: config.RoleGateway, Environment: true,
 		ParseKeys: func(b []byte) error { _, err := auth.ParsePublicKeys(b); return err },
 	})
-}
-
-// readKeys reads the public keys of Core.
-func readKeys(c *config.Config) ([]*rsa.PublicKey, error) {
-	var keys []*rsa.PublicKey
-	for _, name := range c.Provider.Core.KeyFiles() {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return nil, fmt.Errorf("read a public key of Core: %w", err)
-		}
-		k, err := auth.ParsePublicKeys(b)
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", name, err)
-		}
-		keys = append(keys, k...)
-	}
-	return keys, nil
 }
 
 // settings is what can change while the gateway runs.
@@ -167,7 +149,7 @@ func (p *process) tryReload() error {
 	if c == nil {
 		return problems.Err()
 	}
-	keys, err := readKeys(c)
+	keys, err := auth.ReadKeys(c.Provider.Core.KeyFiles())
 	if err != nil {
 		return err
 	}

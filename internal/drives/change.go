@@ -27,6 +27,7 @@ type Node struct {
 	Size               int64  // bytes
 	Blocks             int64  // of 512 bytes; fewer than Size says: the file is sparse
 	Accessed, Modified unix.Timespec
+	Changed            unix.Timespec // of the inode; a rename counts
 }
 
 // Same tells whether two nodes are the same inode.
@@ -54,7 +55,7 @@ func nodeAt(fd int, name string) (Node, error) {
 	}
 	n := Node{
 		Dev: st.Dev, Ino: st.Ino, Links: uint64(st.Nlink), //nolint:unconvert // 32 bits on some architectures
-		Mode: st.Mode & 0o7777, Size: st.Size, Blocks: st.Blocks, Accessed: st.Atim, Modified: st.Mtim,
+		Mode: st.Mode & 0o7777, Size: st.Size, Blocks: st.Blocks, Accessed: st.Atim, Modified: st.Mtim, Changed: st.Ctim,
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -218,4 +219,35 @@ func (d *Dir) Remove(name string, directory bool) error {
 	}
 	_, err := retry(func() (struct{}, error) { return struct{}{}, unix.Unlinkat(d.fd, name, flags) })
 	return err
+}
+
+// OpenChildDir opens a directory entry for reading. It must not be a link; the device and the inode of the result are
+// those of want, or the error is ENOENT: somebody has put something else in its place.
+func (d *Dir) OpenChildDir(name string, want Node) (*Dir, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return nil, err
+	}
+	child := &Dir{root: d.root, path: d.path.Join(name), fd: fd}
+	if got, err := child.Self(); err != nil || !got.Same(want) {
+		child.Close()
+		return nil, errors.Join(unix.ENOENT, err)
+	}
+	return child, nil
+}
+
+// Touch sets the directory's modification time to now and gives the time of the change as the file system's own clock
+// tells it, to compare with [Node.Changed].
+func (d *Dir) Touch() (unix.Timespec, error) {
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_NOW}}
+	if err := unix.UtimesNanoAt(d.fd, ".", times, 0); err != nil {
+		return unix.Timespec{}, err
+	}
+	n, err := d.Self()
+	return n.Changed, err
 }

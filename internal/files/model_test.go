@@ -117,11 +117,19 @@ func (m *model) remove(rel string) failure.Kind {
 	if parent == nil || parent.kids[name] == nil {
 		return failure.NotFound
 	}
-	if len(parent.kids[name].kids) > 0 {
-		return failure.Conflict
-	}
 	delete(parent.kids, name)
 	return 0
+}
+
+func (m *model) emptyTrash(rel string) failure.Kind {
+	if rel == trashName {
+		m.root.kids[trashName] = &modelNode{kids: map[string]*modelNode{}}
+		return 0
+	}
+	if m.at(rel) == nil {
+		return failure.NotFound
+	}
+	return failure.Invalid
 }
 
 func (n *modelNode) walk(rel string, out map[string]string) {
@@ -151,7 +159,7 @@ func walkDisk(t tester, base string) map[string]string {
 // ucloudPath is the path of a local one in the drive of the tests.
 func ucloudPath(rel string) string { return "/5012/" + drives.Escape(rel) }
 
-// TestChangesAgreeWithAModel does random moves, and trashes and deletes, and compares the drive with a model after each:
+// TestChangesAgreeWithAModel moves, trashes and deletes at random, and compares the drive with a model after each:
 // nothing is ever lost, replaced or in another place than it should be.
 func TestChangesAgreeWithAModel(t *testing.T) {
 	t.Parallel()
@@ -185,7 +193,11 @@ func TestChangesAgreeWithAModel(t *testing.T) {
 				check(t, os.WriteFile(filepath.Join(base, rel), fmt.Append(nil, i), 0o660))
 			}
 		}
-		s := New(quietOptions())
+		work := &fakeTasks{}
+		o := quietOptions()
+		o.Tasks = work
+		s := New(o)
+		work.s = s
 		defer func() { _ = s.Close(context.Background()) }()
 		must(s.Browse(context.Background(), browseRequest(base, "", nil)))(t)
 		anywhere := func(label string) string {
@@ -205,7 +217,7 @@ func TestChangesAgreeWithAModel(t *testing.T) {
 			var want failure.Kind
 			var did string
 			from := anywhere("from")
-			switch rapid.IntRange(0, 5).Draw(t, "what") {
+			switch rapid.IntRange(0, 6).Draw(t, "what") {
 			default:
 				to := anywhere("to")
 				policy := rapid.SampledFrom([]providerapi.ConflictPolicy{"REJECT", "RENAME", "REPLACE", "MERGE_RENAME"}).Draw(t, "policy")
@@ -223,6 +235,14 @@ func TestChangesAgreeWithAModel(t *testing.T) {
 				item := deleteItem("")
 				item.ID = ucloudPath(from)
 				want, err = m.remove(from), s.Delete(context.Background(), []providerapi.DeleteFile{item})
+			case 2:
+				if rapid.Bool().Draw(t, "trash") {
+					from = trashName
+				}
+				did = fmt.Sprintf("empty trash %q", from)
+				item := inDrive(base, "")
+				item.ID = ucloudPath(from)
+				want, err = m.emptyTrash(from), s.EmptyTrash(context.Background(), []providerapi.FileInDrive{item})
 			}
 			if (want == 0) != (err == nil) || (err != nil && failure.KindOf(err) != want) {
 				t.Fatalf("%s: got %v, want kind %d", did, err, want)

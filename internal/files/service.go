@@ -29,6 +29,10 @@ type Options struct {
 	// request came with it. nil: such calls are 404.
 	FindDrive func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error)
 
+	// Tasks runs what takes longer than a request. New registers the kinds of this package with it. nil: calls that need
+	// it are refused.
+	Tasks Tasks
+
 	Log *slog.Logger     // required
 	Now func() time.Time // nil: time.Now
 
@@ -91,6 +95,7 @@ func New(o Options) *Service {
 	s.known.byID = make(map[ident.DriveID]knownDrive)
 	s.life, s.end = context.WithCancel(context.Background())
 	s.SetSettings(o.Settings)
+	s.registerTasks()
 	return s
 }
 

@@ -55,7 +55,7 @@ func (s *Service) trashPlace(st *state, p place) error {
 	if err != nil && (!repeated || !errors.Is(err, unix.ENOENT)) {
 		return err
 	}
-	trash, openErr := openTrash(root, p.path, st.Unmanaged)
+	trash, openErr := openTrash(root, p.path, st.Unmanaged, true)
 	if openErr != nil {
 		return openErr
 	}
@@ -102,17 +102,17 @@ func notTrash(node drives.Node, source, trash *drives.Dir) error {
 	return nil
 }
 
-// openTrash opens the trash for the things at p, and makes it if it is missing. It is a real folder directly in the
+// openTrash opens the trash for the things at p, and makes it if it is missing and make is set. It is a real folder directly in the
 // drive, never a link, as only such a one is shown as the trash. Where one drive is a whole file system, it is in the
 // topmost folder above p that the user can change (contract 10 section 7.6).
-func openTrash(root *drives.Root, p drives.Path, unmanaged bool) (*drives.Dir, error) {
+func openTrash(root *drives.Root, p drives.Path, unmanaged, make bool) (*drives.Dir, error) {
 	parent, err := trashParent(root, p, unmanaged)
 	if err != nil {
 		return nil, err
 	}
 	defer parent.Close()
 	trash, err := parent.OpenChild(trashName)
-	if errors.Is(err, unix.ENOENT) {
+	if make && errors.Is(err, unix.ENOENT) {
 		if err := parent.Mkdir(trashName, dirMode); err != nil && !errors.Is(err, unix.EEXIST) {
 			return nil, err
 		}

@@ -25,6 +25,7 @@ import (
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/providerapi/apischema"
+	"ucloud-im/internal/tasks"
 )
 
 const (
@@ -44,7 +45,7 @@ func newInstance(t *testing.T, change func(*Options)) *instance {
 	t.Helper()
 	in := &instance{key: hoptoken.NewKey(), log: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(in.log, nil))
-	svc := files.New(files.Options{Provider: testProvider, Log: log, Timeout: time.Minute})
+	svc := files.New(files.Options{Provider: testProvider, Log: log, Timeout: time.Minute, Tasks: noTasks{}})
 	t.Cleanup(func() {
 		if err := svc.Close(context.Background()); err != nil {
 			t.Error(err)
@@ -60,6 +61,12 @@ func newInstance(t *testing.T, change func(*Options)) *instance {
 	in.Handler = New(o)
 	return in
 }
+
+// noTasks takes tasks and does nothing with them.
+type noTasks struct{}
+
+func (noTasks) Register(string, tasks.Runner)                     {}
+func (noTasks) Submit(context.Context, tasks.Spec) (int64, error) { return 1, nil }
 
 // call sends a request as the gateway would. change may spoil it.
 func (in *instance) call(method, path string, body any, change func(*http.Request, *hoptoken.Claims)) *httptest.ResponseRecorder {
@@ -105,15 +112,17 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(base, "kept"), nil, 0o600))
 	other := hoptoken.NewKey()
 	bodies := map[string]any{
-		"POST files/browse":   providerapi.FilesBrowse{ResolvedCollection: testDrive(base), Browse: providerapi.BrowseParams{Flags: providerapi.FileFlags{Path: ptr("/5123")}}},
-		"POST files/retrieve": providerapi.FilesRetrieve{ResolvedCollection: testDrive(base), Retrieve: providerapi.RetrieveParams{ID: "/5123"}},
-		"POST files/move":     providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/kept", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
-		"POST files/trash":    providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/old", ResolvedCollection: testDrive(base)}}},
-		"POST files/folder":   providerapi.BulkRequest[providerapi.CreateFolder]{Items: []providerapi.CreateFolder{{ID: "/5123/made", ResolvedCollection: testDrive(base), ConflictPolicy: "MERGE_RENAME"}}},
+		"POST files/browse":     providerapi.FilesBrowse{ResolvedCollection: testDrive(base), Browse: providerapi.BrowseParams{Flags: providerapi.FileFlags{Path: ptr("/5123")}}},
+		"POST files/retrieve":   providerapi.FilesRetrieve{ResolvedCollection: testDrive(base), Retrieve: providerapi.RetrieveParams{ID: "/5123"}},
+		"POST files/move":       providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/kept", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
+		"POST files/trash":      providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/old", ResolvedCollection: testDrive(base)}}},
+		"POST files/emptyTrash": providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/Trash", ResolvedCollection: testDrive(base)}}},
+		"POST files/folder":     providerapi.BulkRequest[providerapi.CreateFolder]{Items: []providerapi.CreateFolder{{ID: "/5123/made", ResolvedCollection: testDrive(base), ConflictPolicy: "MERGE_RENAME"}}},
 		"DELETE files": providerapi.BulkRequest[providerapi.DeleteFile]{Items: []providerapi.DeleteFile{{
 			ID: "/5123/old", Permissions: testDrive(base).Permissions, Specification: providerapi.FileSpecification{Collection: "5123"},
 		}}},
 	}
+	must(t, os.Mkdir(filepath.Join(base, "Trash"), 0o700))
 	in := newInstance(t, nil)
 	if n := len(in.Handler.(*guard).routes); n != len(bodies) {
 		t.Fatalf("%d routes, %d are tested", n, len(bodies))
@@ -261,7 +270,7 @@ func TestExamples(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(base, "runs", "7", "out.log"), []byte("log"), 0o660))
 	home := t.TempDir()
 	in := newInstance(t, nil)
-	for _, name := range []string{"files.browse", "files.retrieve", "files.retrieve--not-found", "files.createFolder", "files.move", "files.trash"} {
+	for _, name := range []string{"files.browse", "files.retrieve", "files.retrieve--not-found", "files.createFolder", "files.move", "files.trash", "files.emptyTrash"} {
 		t.Run(name, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join("..", "providerapi", "testdata", "examples", "provider", name+".json"))
 			must(t, err)

@@ -22,6 +22,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -53,9 +54,10 @@ func main() {
 type bench struct {
 	*report
 	quick bool
-	root  string // of the source tree
-	bin   string // directory with the programs to measure
-	tests string // directory with compiled test binaries
+	only  *regexp.Regexp // of the parts to measure
+	root  string         // of the source tree
+	bin   string         // directory with the programs to measure
+	tests string         // directory with compiled test binaries
 }
 
 // amount is full, or small in a quick run.
@@ -79,6 +81,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	jsonFile := flags.String("json", "", "also write the figures to this file")
 	quick := flags.Bool("quick", os.Getenv("BENCH_QUICK") == "1", "a smoke test of a minute; the figures mean little")
 	bin := flags.String("bin", "bin", "directory with ucloud and ucloud-user")
+	only := flags.String("only", "", "measure only the parts whose name matches this regular expression")
 	strict := flags.Bool("strict", false, "fail if a target is not met")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -87,6 +90,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	b := &bench{report: newReport(out), quick: *quick}
+	if b.only, err = regexp.Compile(*only); err != nil {
+		return err
+	}
 	if b.root, err = filepath.Abs("."); err != nil {
 		return err
 	}
@@ -129,7 +135,7 @@ func (b *bench) measure(ctx context.Context) (err error) {
 	b.progress("compiling the benchmarks of the packages")
 	errs := []error{b.compileTests(ctx)}
 	part := func(name string, f func() error) {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || !b.only.MatchString(name) {
 			return
 		}
 		if err := f(); err != nil && ctx.Err() == nil {

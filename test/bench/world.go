@@ -17,6 +17,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,6 +30,7 @@ import (
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/store"
 	"ucloud-im/internal/testkit/accounts"
 )
 
@@ -207,11 +209,21 @@ func (w *world) start(ctx context.Context, bin, userProgram string) error {
 	if err := errors.Join(install(filepath.Join(bin, "ucloud"), program), install(self, w.self)); err != nil {
 		return err
 	}
-	// Instances are ended before the server: without it they would wait for its return.
+	// Instances that outlive the server would wait for its return. Those of accounts end with their accounts.
+	var left []int
+	w.defers(func() error {
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // may be gone
+		}
+		return nil
+	})
 	if w.server, err = w.startPart("server", program); err != nil {
 		return err
 	}
-	w.defers(w.stopInstances)
+	w.defers(func() error {
+		left = childrenOf(w.server.pid())
+		return nil
+	})
 	if err := eventually(ctx, "the server", w.server, func() bool {
 		admin, err := w.admin(ctx)
 		return err == nil && admin.Close() == nil
@@ -396,18 +408,18 @@ func (w *world) asService() *syscall.SysProcAttr {
 	return attr
 }
 
-// stopInstances ends all instances.
-func (w *world) stopInstances() error {
-	if w.site != nil {
-		return killAll(w.uids(w.people))
+// childrenOf gives the children of all threads of a process.
+func childrenOf(pid int) (children []int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		data, _ := os.ReadFile(list)
+		for _, text := range strings.Fields(string(data)) {
+			if child, err := strconv.Atoi(text); err == nil {
+				children = append(children, child)
+			}
+		}
 	}
-	// Only those that the server started: the account is somebody's own. An ordinary user is no operator here, so they
-	// are told to end as init would.
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", w.server.pid()))
-	for _, pid := range strings.Fields(string(children)) {
-		_ = exec.Command("kill", pid).Run() // may be gone
-	}
-	return nil
+	return children
 }
 
 func (w *world) uids(people []*person) map[ident.UID]bool {
@@ -483,10 +495,15 @@ func (w *world) connectOne(ctx context.Context, admin *ipc.Client, p *person) er
 		return err
 	}
 	ticket := page.Query().Get("ticket")
+	var link ipcapi.LinkResult
+	wait := (10 * time.Second).Milliseconds()
 	if w.site != nil {
-		_, err = ipc.Invoke(ctx, admin, ipcapi.TicketApprove, ipcapi.TicketApproval{Ticket: ticket, User: p.name, Local: p.account.Name})
+		link, err = ipc.Invoke(ctx, admin, ipcapi.TicketApprove, ipcapi.TicketApproval{Ticket: ticket, User: p.name, Local: p.account.Name, WaitMs: wait})
 	} else {
-		_, err = ipc.Invoke(ctx, admin, ipcapi.TicketComplete, ipcapi.TicketCompletion{Ticket: ticket, User: p.name})
+		link, err = ipc.Invoke(ctx, admin, ipcapi.TicketComplete, ipcapi.TicketCompletion{Ticket: ticket, User: p.name, WaitMs: wait})
+	}
+	if err == nil && link.State != string(store.MappingActive) {
+		err = fmt.Errorf("the connection is %s", link.State)
 	}
 	if err != nil {
 		return fmt.Errorf("approve %s: %w", p.name, err)

@@ -31,7 +31,7 @@ func SessionPurposes() []string { return []string{PurposeUpload, PurposeDownload
 
 // Bounds of the calls here.
 const (
-	MaxSessionItems = 32       // of one creation
+	MaxSessionItems = 16       // of one creation
 	MaxSessionData  = 24 << 10 // bytes; a path of 4096 bytes takes up to 16 KiB in its escaped form
 	MaxSessionNote  = 4 << 10
 )

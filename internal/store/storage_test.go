@@ -154,7 +154,14 @@ func TestUsageReports(t *testing.T) {
 		if d := cmp.Diff(map[bool]store.UsageReport{true: r, false: other}, got); d != "" {
 			t.Error(d)
 		}
+		one := get(t, s, func(tx *store.Tx) (store.UsageReport, error) { return tx.UsageReport(r.Owner, r.Scope) })
+		if d := cmp.Diff(r, one); d != "" {
+			t.Error(d)
+		}
 		update(t, s, func(tx *store.Tx) error { return tx.DeleteUsageReport(r.Owner, r.Scope) })
+		if err := query(t, s, func(tx *store.Tx) (store.UsageReport, error) { return tx.UsageReport(r.Owner, r.Scope) }); !errors.Is(err, store.ErrNotFound) {
+			t.Error(err)
+		}
 		if left := get(t, s, (*store.Tx).UsageReports); len(left) != 1 || left[0].Owner.User != "p" {
 			t.Errorf("%+v", left)
 		}

@@ -69,7 +69,7 @@ type UsageReport struct {
 	Scope      string
 	Category   string
 	Units      int64     // in the category's unit
-	ReportedAt time.Time // when Core confirmed it; zero: never
+	ReportedAt time.Time // when Core confirmed it; zero: it has not, and may have recorded it all the same
 	Locked     bool      // Core's hint in its answer
 	Refusals   int       // since the last success
 	NextAt     time.Time // after a refusal: not before
@@ -101,6 +101,13 @@ func (tx *Tx) PutUsageReport(r UsageReport) error {
 		string(r.Owner.User), string(r.Owner.Project), r.Scope, r.Category, r.Units, toMS(r.ReportedAt), toBit(r.Locked), r.Refusals,
 		toMS(r.NextAt), prose(r.LastError))
 	return err
+}
+
+// UsageReport is the report of one scope of an owner.
+func (tx *Tx) UsageReport(owner ident.Owner, scope string) (UsageReport, error) {
+	return one(tx, scanUsageReport, "look up usage report",
+		`SELECT `+usageReportColumns+` FROM usage_reports WHERE owner_user = ? AND owner_project = ? AND scope = ?`,
+		string(owner.User), string(owner.Project), scope)
 }
 
 // UsageReports are the reports of all scopes, in no particular order.

@@ -257,6 +257,7 @@ type script struct {
 	got  []byte // answers not yet looked at
 	err  error  // why there are no more
 	text []string
+	done int32 // the last count
 }
 
 func (w *world) dial(s UploadSession) *script {
@@ -325,16 +326,20 @@ func (c *script) next() (op byte, v int32, ok bool) {
 	return op, v, true
 }
 
-// expect checks the next answers, in this order; a count may be preceded by smaller ones.
+// expect checks the next answers, in this order. Counts come whenever the server likes: only the last one is checked.
 func (c *script) expect(want ...[]byte) {
 	c.tb.Helper()
 	for _, w := range want {
-		for {
+		for w[0] != opCompleted || c.done != int32(binary.BigEndian.Uint32(w[1:])) {
 			op, v, ok := c.next()
 			if !ok {
 				c.tb.Fatalf("want %v, got the end: %v", w, c.err)
 			}
-			if w[0] == opCompleted && op == opCompleted && v < int32(binary.BigEndian.Uint32(w[1:])) {
+			if op == opCompleted {
+				if v <= c.done || w[0] == opCompleted && v > int32(binary.BigEndian.Uint32(w[1:])) {
+					c.tb.Fatalf("count %d after %d, want %v", v, c.done, w)
+				}
+				c.done = v
 				continue
 			}
 			if got := num(op, v); !bytes.Equal(got, w) {
@@ -372,6 +377,11 @@ func tree(tb testing.TB, dir string) map[string]string {
 		if d.IsDir() {
 			out[rel] = "/"
 			return nil
+		}
+		if d.Type()&os.ModeSymlink != 0 {
+			to, err := os.Readlink(path)
+			out[rel] = "-> " + to
+			return err
 		}
 		raw, err := os.ReadFile(path)
 		out[rel] = string(raw)

@@ -47,23 +47,37 @@ func (a *Agent) Run(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		pause = lookAgain
-		job, err := call(ctx, a, ipcapi.UsageWork, ipcapi.Empty{})
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			log.Debug("no measurement", "error", err)
-		case job.Drive == "":
-			pause = min(max(time.Duration(job.RetryMs)*time.Millisecond, time.Second), longestLook)
-		default:
-			if err := a.measure(ctx, job); err != nil && ctx.Err() == nil {
-				log.Warn("a directory was not measured", "path", job.Path, "error", err)
-			} else {
-				pause = time.Second
-			}
-		}
+		pause, _ = a.turn(ctx, log)
 	}
+}
+
+// Once does all measurements that the server has now, and tells how many.
+func (a *Agent) Once(ctx context.Context) (n int) {
+	for {
+		if _, done := a.turn(ctx, slog.New(slog.DiscardHandler)); !done {
+			return n
+		}
+		n++
+	}
+}
+
+// turn asks for one measurement and does it. It tells when to ask again, and whether there was one and it was done.
+func (a *Agent) turn(ctx context.Context, log *slog.Logger) (pause time.Duration, done bool) {
+	job, err := call(ctx, a, ipcapi.UsageWork, ipcapi.Empty{})
+	switch {
+	case err != nil:
+		log.Debug("no measurement", "error", err)
+		return lookAgain, false
+	case job.Drive == "":
+		return min(max(time.Duration(job.RetryMs)*time.Millisecond, time.Second), longestLook), false
+	}
+	if err := a.measure(ctx, job); err != nil {
+		if ctx.Err() == nil {
+			log.Warn("a directory was not measured", "path", job.Path, "error", err)
+		}
+		return lookAgain, false
+	}
+	return time.Second, true
 }
 
 // measure does one job and hands its end in.

@@ -88,6 +88,11 @@ func (p *poster) enqueueLocked(e *entry, due time.Time) {
 	} else {
 		heap.Push(&p.queue, e)
 	}
+	p.stir()
+}
+
+// stir has run look at the queue.
+func (p *poster) stir() {
 	select {
 	case p.kick <- struct{}{}:
 	default:
@@ -259,6 +264,7 @@ func (p *poster) post(ctx context.Context, e *entry) {
 func (p *poster) queueFailedLocked(e *entry) {
 	e.due = e.last.Add(min(time.Second<<min(e.failures-1, 10), postRetryMax))
 	heap.Push(&p.queue, e)
+	p.stir()
 }
 
 // dueQueue is a heap of entries, the earliest first.

@@ -64,7 +64,7 @@ func (s *Service) save(ctx context.Context, r *ipc.Request, req ipcapi.TaskSavin
 		return ipcapi.Empty{}, failure.New(failure.TooMany, "The state of tasks is saved too often")
 	}
 	now := s.o.Now()
-	err = s.o.Store.Update(ctx, func(tx *store.Tx) error { return tx.SaveTask(req.ID, req.Attempt, req.Saved, now) })
+	err = s.update(ctx, func(tx *store.Tx) error { return tx.SaveTask(req.ID, req.Attempt, req.Saved, now) })
 	if errors.Is(err, store.ErrConflict) {
 		return ipcapi.Empty{}, errNotLast
 	}

@@ -91,7 +91,8 @@ type Service struct {
 
 	perUser, global int
 
-	createAgain, sealAfter time.Duration // constants, shorter in tests
+	createAgain, sealAfter time.Duration    // constants, shorter in tests
+	committed              func(after bool) // told before and after the commit of a task; nil but in tests
 
 	wakers sync.WaitGroup
 	waking chan struct{} // bounds the wakes at a time
@@ -276,7 +277,7 @@ const commitTimeout = 30 * time.Second
 func (s *Service) change(ctx context.Context, t *task, row store.Task, also func(*store.Tx) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	err := s.o.Store.Update(ctx, func(tx *store.Tx) error {
+	err := s.update(ctx, func(tx *store.Tx) error {
 		if err := tx.UpdateTask(row); err != nil {
 			return err
 		}
@@ -296,6 +297,17 @@ func (s *Service) change(ctx context.Context, t *task, row store.Task, also func
 	s.take(t, row)
 	t.news = false
 	return nil
+}
+
+// update is a transaction that stores a task.
+func (s *Service) update(ctx context.Context, fn func(*store.Tx) error) error {
+	if s.committed == nil {
+		return s.o.Store.Update(ctx, fn)
+	}
+	s.committed(false)
+	err := s.o.Store.Update(ctx, fn)
+	s.committed(true)
+	return err
 }
 
 // reload reads the row of a task again.

@@ -82,7 +82,7 @@ func (s *Service) insert(ctx context.Context, k ownerKey, req ipcapi.TaskSubmiss
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	err := s.o.Store.Update(ctx, func(tx *store.Tx) error {
+	err := s.update(ctx, func(tx *store.Tx) error {
 		// Core has never named this user, so it is not told of their tasks either.
 		seen, err := tx.UserSeen(k.user)
 		if err != nil {

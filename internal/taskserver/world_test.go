@@ -237,17 +237,22 @@ type server struct {
 	stop  func()
 }
 
+// socketPath is in a directory that other accounts reach.
+func socketPath(t testing.TB) string {
+	dir := t.TempDir()
+	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
+		_ = os.Chmod(d, 0o755)
+	}
+	return filepath.Join(dir, "s")
+}
+
 func newWorld(t testing.TB, change func(*world)) *world {
 	return newWorldOn(t, storetest.SQLiteOptions(t), change)
 }
 
 func newWorldOn(t testing.TB, o store.Options, change func(*world)) *world {
 	t.Helper()
-	dir := t.TempDir()
-	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) { // other accounts must reach the socket
-		_ = os.Chmod(d, 0o755)
-	}
-	w := &world{t: t, o: o, core: newCore(t), socket: filepath.Join(dir, "s"), gone: map[ident.UID]bool{}, clock: time.Now}
+	w := &world{t: t, o: o, core: newCore(t), socket: socketPath(t), gone: map[ident.UID]bool{}, clock: time.Now}
 	if change != nil {
 		change(w)
 	}
@@ -331,6 +336,11 @@ func (w *world) dial(uid ident.UID) (c *ipc.Client, err error) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if syscall.Gettid() == os.Getpid() {
+			defer runtime.UnlockOSThread() // the first thread stands for the process, and cannot end
+			c, err = w.dial(uid)
+			return
+		}
 		if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); e != 0 {
 			err = e
 			return

@@ -145,15 +145,19 @@ func withPoster(t *testing.T, post func(context.Context, int64, providerapi.Task
 // 90 seconds.
 func TestPosterPace(t *testing.T) {
 	t.Parallel()
-	var posts []string
+	var mu sync.Mutex
+	var all []string
 	var times []time.Time
+	posted := func() []string { mu.Lock(); defer mu.Unlock(); return slices.Clone(all) }
 	withPoster(t, func(_ context.Context, _ int64, s providerapi.TaskStatus) error {
-		posts, times = append(posts, *s.Body), append(times, time.Now())
+		mu.Lock()
+		defer mu.Unlock()
+		all, times = append(all, *s.Body), append(times, time.Now())
 		return nil
 	}, func(_ context.Context, p *poster) {
 		p.put(1, 0, running("unknown to Core"))
 		time.Sleep(time.Minute)
-		if len(posts) > 0 {
+		if len(posted()) > 0 {
 			t.Error("posted without Core's id")
 		}
 		for n := range 1000 {
@@ -161,24 +165,26 @@ func TestPosterPace(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		time.Sleep(time.Second)
+		posts := posted()
 		if n := len(posts); n < 20 || n > 22 || posts[n-1] != "999" {
-			t.Errorf("%d posts in 10 s, the last %s", len(posts), posts[len(posts)-1])
+			t.Errorf("%d posts in 10 s, the last %s", n, posts[n-1])
 		}
+		mu.Lock()
 		for i := 1; i < len(times); i++ {
 			if times[i].Sub(times[i-1]) < postGap {
 				t.Errorf("post %d after %v", i, times[i].Sub(times[i-1]))
 			}
 		}
-		n := len(posts)
+		mu.Unlock()
 		time.Sleep(10 * time.Minute)
-		if got := len(posts) - n; got < 6 || got > 7 {
+		if got := len(posted()) - len(posts); got < 6 || got > 7 {
 			t.Errorf("%d posts in ten quiet minutes", got)
 		}
 		p.close(1)
-		n = len(posts)
+		n := len(posted())
 		p.put(1, 0, running("x"))
 		time.Sleep(time.Hour)
-		if len(posts) > n {
+		if len(posted()) > n {
 			t.Error("posted after the end")
 		}
 	})

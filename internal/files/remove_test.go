@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +33,8 @@ type fakeTasks struct {
 type fakeJob struct {
 	params  json.RawMessage
 	check   func(int) error
+	attempt int64
+	mu      sync.Mutex
 	steps   int
 	summary string
 	last    tasks.Progress
@@ -39,8 +42,11 @@ type fakeJob struct {
 
 func (j *fakeJob) Params() json.RawMessage   { return j.params }
 func (j *fakeJob) Progress(p tasks.Progress) { j.last = p }
+func (j *fakeJob) Attempt() int64            { return max(j.attempt, 1) }
 func (j *fakeJob) Summary(text string)       { j.summary = text }
 func (j *fakeJob) Checkpoint(context.Context) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	j.steps++
 	if j.check == nil {
 		return nil
@@ -71,6 +77,8 @@ func (f *fakeTasks) run(ctx context.Context, i int) error {
 	switch f.specs[i].Kind {
 	case kindDelete:
 		return f.s.runDelete(ctx, f.jobs[i])
+	case kindCopy:
+		return f.s.runCopy(ctx, f.jobs[i])
 	default:
 		return f.s.runEmptyTrash(ctx, f.jobs[i])
 	}

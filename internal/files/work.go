@@ -23,12 +23,14 @@ type job interface {
 	Progress(p tasks.Progress)
 	Summary(text string)
 	Checkpoint(ctx context.Context) error
+	Attempt() int64
 }
 
 // The kinds of tasks. Unfinished ones are taken up by later versions of the program, so the names stay.
 const (
 	kindDelete     = "delete"
 	kindEmptyTrash = "empty_trash"
+	kindCopy       = "copy"
 )
 
 func (s *Service) registerTasks() {
@@ -37,12 +39,15 @@ func (s *Service) registerTasks() {
 	}
 	s.o.Tasks.Register(kindDelete, func(ctx context.Context, t *tasks.Task) error { return s.runDelete(ctx, t) })
 	s.o.Tasks.Register(kindEmptyTrash, func(ctx context.Context, t *tasks.Task) error { return s.runEmptyTrash(ctx, t) })
+	s.o.Tasks.Register(kindCopy, func(ctx context.Context, t *tasks.Task) error { return s.runCopy(ctx, t) })
 }
+
+var errNoTasks = failure.New(failure.Invalid, "This takes longer than a request may, and background tasks are not available here")
 
 // submit stores a task.
 func (s *Service) submit(ctx context.Context, kind, title, icon string, params any) error {
 	if s.o.Tasks == nil {
-		return failure.New(failure.Invalid, "This takes longer than a request may, and background tasks are not available here")
+		return errNoTasks
 	}
 	raw, err := json.Marshal(params)
 	if err != nil {
@@ -55,13 +60,14 @@ func (s *Service) submit(ctx context.Context, kind, title, icon string, params a
 }
 
 // shortName is the name of a file for a title.
-func shortName(p drives.Path) string {
-	const most = 80
-	name := []rune(drives.Escape(p.Name()))
-	if len(name) > most {
-		name = append(name[:most-1], '…')
+func shortName(p drives.Path) string { return shorten(drives.Escape(p.Name()), 80) }
+
+func shorten(text string, most int) string {
+	runes := []rune(text)
+	if len(runes) > most {
+		runes = append(runes[:most-1], '…')
 	}
-	return string(name)
+	return string(runes)
 }
 
 // tally counts what a task does and tells about it.
@@ -71,6 +77,7 @@ type tally struct {
 	begin  time.Time
 	told   time.Time
 	done   int
+	bytes  int64 // 0: it is not about bytes
 	failed int
 	first  error  // the first failure
 	where  string // of the first failure, as in JSON
@@ -81,13 +88,26 @@ const tellEvery = 100 * time.Millisecond
 
 func (t *tally) add() {
 	t.done++
-	if now := time.Now(); now.Sub(t.told) >= tellEvery {
-		t.told = now
-		t.job.Progress(tasks.Progress{
-			Body: fmt.Sprintf("%d %s", t.done, t.what),
-			Text: fmt.Sprintf("%.0f files/s", float64(t.done)/max(now.Sub(t.begin).Seconds(), 0.001)), Percent: -1,
-		})
+	t.tell()
+}
+
+// tell passes on the progress, if it is time to.
+func (t *tally) tell() {
+	now := time.Now()
+	if now.Sub(t.told) < tellEvery {
+		return
 	}
+	t.told = now
+	seconds := max(now.Sub(t.begin).Seconds(), 0.001)
+	p := tasks.Progress{
+		Body: fmt.Sprintf("%d %s", t.done, t.what), Text: fmt.Sprintf("%.2f files/s", float64(t.done)/seconds), Percent: -1,
+	}
+	if t.bytes > 0 {
+		const mega = 1e6
+		p.Body = fmt.Sprintf("%.2f MB | %s", float64(t.bytes)/mega, p.Body)
+		p.Text = fmt.Sprintf("%.2f MB/s | %s", float64(t.bytes)/mega/seconds, p.Text)
+	}
+	t.job.Progress(p)
 }
 
 // fail counts a failure.

@@ -51,6 +51,7 @@ func New(o Options) http.Handler {
 		{Method: http.MethodPost, Path: "files/retrieve", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.retrieve},
 		{Method: http.MethodPost, Path: "files/folder", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.CreateFolders)},
 		{Method: http.MethodPost, Path: "files/move", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Move)},
+		{Method: http.MethodPost, Path: "files/copy", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Copy)},
 		{Method: http.MethodPost, Path: "files/trash", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Trash)},
 		{Method: http.MethodPost, Path: "files/emptyTrash", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.EmptyTrash)},
 		{Method: http.MethodDelete, Path: "files", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Delete)},

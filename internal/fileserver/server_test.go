@@ -115,6 +115,7 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 		"POST files/browse":     providerapi.FilesBrowse{ResolvedCollection: testDrive(base), Browse: providerapi.BrowseParams{Flags: providerapi.FileFlags{Path: ptr("/5123")}}},
 		"POST files/retrieve":   providerapi.FilesRetrieve{ResolvedCollection: testDrive(base), Retrieve: providerapi.RetrieveParams{ID: "/5123"}},
 		"POST files/move":       providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/kept", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
+		"POST files/copy":       providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/new", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
 		"POST files/trash":      providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/old", ResolvedCollection: testDrive(base)}}},
 		"POST files/emptyTrash": providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/Trash", ResolvedCollection: testDrive(base)}}},
 		"POST files/folder":     providerapi.BulkRequest[providerapi.CreateFolder]{Items: []providerapi.CreateFolder{{ID: "/5123/made", ResolvedCollection: testDrive(base), ConflictPolicy: "MERGE_RENAME"}}},
@@ -270,7 +271,7 @@ func TestExamples(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(base, "runs", "7", "out.log"), []byte("log"), 0o660))
 	home := t.TempDir()
 	in := newInstance(t, nil)
-	for _, name := range []string{"files.browse", "files.retrieve", "files.retrieve--not-found", "files.createFolder", "files.move", "files.trash", "files.emptyTrash"} {
+	for _, name := range []string{"files.browse", "files.retrieve", "files.retrieve--not-found", "files.createFolder", "files.copy", "files.move", "files.trash", "files.emptyTrash"} {
 		t.Run(name, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join("..", "providerapi", "testdata", "examples", "provider", name+".json"))
 			must(t, err)

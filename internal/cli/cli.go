@@ -140,6 +140,7 @@ func (a *app) root() *cobra.Command {
 		a.statusCommand(), a.instancesCommand(), a.drivesCommand(), a.configCommand(), a.doctorCommand(), a.setupCommand(),
 		a.versionCommand(), a.schemaCommand(),
 		a.scriptsCommand(),
+		a.tasksCommand(),
 	)
 	return root
 }

@@ -69,7 +69,7 @@ type Core struct {
 	support    polled
 	calls      map[string]int // provider -> Core calls by path
 	coreToken  cachedToken
-	usage      map[string]int64
+	tasks      []providerapi.Task // by id, from 1
 }
 
 type user struct {
@@ -131,7 +131,6 @@ func New(o Options) (*Core, error) {
 		categories: map[string]*category{}, wallets: map[walletKey]*wallet{},
 		drives: map[ident.DriveID]*providerapi.Drive{}, byPGID: map[string]ident.DriveID{}, nextID: 3,
 		sessions: map[*eventSession]struct{}{}, logins: map[string]ident.UCloudUser{}, calls: map[string]int{},
-		usage: map[string]int64{},
 	}, nil
 }
 

@@ -30,6 +30,7 @@ import (
 	"ucloud-im/internal/outbox"
 	"ucloud-im/internal/products"
 	"ucloud-im/internal/store"
+	"ucloud-im/internal/taskserver"
 	"ucloud-im/internal/usermap"
 	"ucloud-im/internal/usermap/ticket"
 )
@@ -55,6 +56,7 @@ type parts struct {
 	users    *usermap.Service
 	tickets  *ticket.Method // nil when tickets are off
 	launcher *launcher.Launcher
+	tasks    *taskserver.Service
 	handler  *integration.Handler
 	branding brandingCache
 
@@ -233,7 +235,18 @@ func (s *server) buildLauncher(context.Context) error {
 		DrainTimeout: time.Duration(u.DrainTimeout), ServerLossGrace: time.Duration(u.ServerLossGrace),
 		RestartMax: u.Restart.Max, RestartWindow: time.Duration(u.Restart.Window), Parallel: cfg.StartParallel(),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	s.tasks = taskserver.New(taskserver.Options{
+		Store: s.store, Core: s.client, User: s.users.User, Log: s.log, MaxPerUser: cfg.Tasks.MaxPerUser, MaxGlobal: cfg.Tasks.MaxGlobal,
+		Wake: func(ctx context.Context, user ident.UCloudUser) error {
+			_, err := s.launcher.Wake(ctx, user)
+			return err
+		},
+		LocalName: s.localName,
+	})
+	return nil
 }
 
 // mappingOf tells the launcher which account a user has: active mappings only, and during maintenance only those of

@@ -71,6 +71,7 @@ func (s *server) buildHandlers(context.Context) error {
 		ExemptUID: func(uid ident.UID) bool { return uid == s.serviceUID || uid == 0 },
 	})
 	s.launcher.Register(s.ipc)
+	s.tasks.Register(s.ipc, s.outbox)
 	s.registerCalls()
 	commands, err := operator.New(operator.Options{
 		Users: s.users, Tickets: s.tickets, Store: s.store, Instances: s.launcher, Status: s.status, Version: s.o.Version,

@@ -15,6 +15,9 @@ import (
 // stopTimeout bounds the end of an instance whose user has lost the mapping.
 const stopTimeout = 30 * time.Second
 
+// nameTimeout bounds the look-up of a name that only a list wants.
+const nameTimeout = 2 * time.Second
+
 // userActive is told that a user's mapping has become active: drives that needed the local name can be made now, and
 // Core is asked for everything about the user, which the stream may have dropped before.
 func (s *server) userActive(_ context.Context, user ident.UCloudUser) {
@@ -24,14 +27,28 @@ func (s *server) userActive(_ context.Context, user ident.UCloudUser) {
 
 // userInactive is told that a user's mapping has ended. The call that caused it must be answered quickly, so the
 // instance ends beside it.
-func (s *server) userInactive(ctx context.Context, user ident.UCloudUser, _ ident.UID, reason string) {
+func (s *server) userInactive(ctx context.Context, user ident.UCloudUser, uid ident.UID, reason string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	s.background.Go(func() {
 		defer cancel()
+		if err := s.tasks.UserInactive(ctx, user, uid); err != nil {
+			s.log.Error("tasks of a disconnected user were not cancelled, the next start does it", "user", user, "error", err)
+		}
 		if err := s.launcher.StopUser(ctx, user, reason); err != nil {
 			s.log.Error("instance of a disconnected user was not stopped", "user", user, "error", err)
 		}
 	})
+}
+
+// localName is the login name of a uid for lists, "" if there is none.
+func (s *server) localName(uid ident.UID) string {
+	ctx, cancel := context.WithTimeout(context.Background(), nameTimeout)
+	defer cancel()
+	account, err := s.directory.ByUID(ctx, uid)
+	if err != nil {
+		return ""
+	}
+	return account.Name
 }
 
 // userSeen notes that a user works here. Nothing waits for it.

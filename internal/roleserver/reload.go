@@ -73,6 +73,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	s.branding.Store(branding)
 	s.core.SetRefreshToken(next.Server.RefreshToken.Value())
 	s.products.SetCatalog(catalogue)
+	s.tasks.SetLimits(next.Tasks.MaxPerUser, next.Tasks.MaxGlobal)
 	drivesErr := s.drives.SetCategories(driveCategories(next))
 	s.launcher.Reconfigure(ctx)
 	s.launcher.Recheck(ctx) // maintenance, limits of uids and denied users may stop an instance

@@ -50,7 +50,7 @@ func (s *server) categoryDeclared(string) {
 
 // newCatalogue gives the products of the configuration.
 func newCatalogue(cfg *config.Config) (*products.Catalog, error) {
-	o := products.Options{Provider: cfg.Provider.ID.String()}
+	o := products.Options{Provider: cfg.Provider.ID.String(), Features: products.Features{Trash: cfg.Files.Trash.Enabled}}
 	for name, fs := range cfg.Services.FileSystems.All() {
 		o.Storage = append(o.Storage, products.Storage{
 			Name: name, ReadOnly: allReadOnly(fs),

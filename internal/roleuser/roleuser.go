@@ -16,6 +16,8 @@ import (
 	"ucloud-im/internal/instance"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/taskapi"
+	"ucloud-im/internal/tasks"
 )
 
 // staleTimeout bounds the question whether the groups of this process are old.
@@ -24,6 +26,7 @@ const staleTimeout = 2 * time.Second
 // Run is the program: it serves until it is told to end, is idle, or ctx ends. The result is the exit code.
 func Run(ctx context.Context) int {
 	var service *files.Service
+	var work *tasks.Manager
 	err := instance.Run(ctx, instance.Options{
 		Handler: func(a *instance.Agent) (http.Handler, error) {
 			start := a.Start()
@@ -31,11 +34,18 @@ func Run(ctx context.Context) int {
 			if err != nil {
 				return nil, err
 			}
+			work = tasks.New(tasks.Options{Server: a.Server, Log: a.Log(), Busy: a.Busy})
 			service = files.New(files.Options{
-				Provider: start.Provider, Settings: settings, Log: a.Log(),
+				Provider: start.Provider, Settings: settings, Log: a.Log(), Tasks: work,
 				StaleGroups: func(ctx context.Context) bool { return askReplacement(ctx, a) },
 			})
-			return fileserver.New(fileserver.Options{Provider: start.Provider, Start: start, Files: service, Log: a.Log()}), nil
+			// All kinds of tasks are registered now: what an earlier instance has left can go on.
+			if err := work.Resume(ctx); err != nil {
+				return nil, err
+			}
+			return fileserver.New(fileserver.Options{
+				Provider: start.Provider, Start: start, Files: service, Log: a.Log(), Routes: []fileserver.Route{taskapi.Route(work)},
+			}), nil
 		},
 		Configure: func(a *instance.Agent) {
 			settings, err := fileSettings(a.Start().Files)
@@ -48,6 +58,7 @@ func Run(ctx context.Context) int {
 	})
 	if service != nil {
 		closing, cancel := context.WithTimeout(context.Background(), time.Second)
+		_ = work.Close(closing)    // what is not given back now is taken up a little later
 		_ = service.Close(closing) // an operation that hangs in the kernel ends with the process
 		cancel()
 	}

@@ -323,7 +323,7 @@ func TestCoreIsRightInTheEnd(t *testing.T) {
 		}
 		there := map[place]int64{}
 		s := newService(t, db, core)
-		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
+		for range rapid.IntRange(1, 15).Draw(rt, "steps") {
 			p := place{rapid.IntRange(0, 3).Draw(rt, "owner"), rapid.SampledFrom([]string{"home", "work"}).Draw(rt, "locator"), rapid.IntRange(1, 2).Draw(rt, "n")}
 			d := drive(owners[p.owner], "disk", p.locator, p.n)
 			switch rapid.IntRange(0, 5).Draw(rt, "what") {

@@ -32,6 +32,7 @@ var reasons = []struct {
 	{unix.ENOTEMPTY, failure.Conflict, "There is a folder with this name"},
 	{unix.EBUSY, failure.Conflict, "The file is in use"},
 	{unix.ETXTBSY, failure.Conflict, "The file is in use"},
+	{unix.EMLINK, failure.Invalid, "The folder holds too many folders"},
 	{unix.EFBIG, failure.Invalid, "The file is too large for the storage"},
 	{unix.ENAMETOOLONG, failure.Invalid, "The name or path is too long"},
 	{unix.EINVAL, failure.Invalid, "The storage does not accept this name"},

@@ -9,7 +9,6 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -115,7 +114,9 @@ func TestSwapRace(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			runtime.Gosched()
+			if swaps%2 == 1 { // it is a directory half of the time
+				time.Sleep(50 * time.Microsecond)
+			}
 		}
 	})
 	files := func(yield func(*uploadclient.File, error) bool) {
@@ -136,8 +137,9 @@ func TestSwapRace(t *testing.T) {
 	if got := tree(t, outside); len(got) != 0 {
 		t.Errorf("%d entries outside", len(got))
 	}
-	if res.Sent == 0 || res.Skipped == 0 || swaps < 100 {
-		t.Logf("the race was one-sided: %+v, %d swaps", res, swaps)
+	t.Logf("%+v, %d swaps", res, swaps)
+	if res.Sent == 0 || swaps < 10 {
+		t.Error("there was no race")
 	}
 	w.settle()
 	for name := range tree(t, filepath.Join(w.dir, "in")) {

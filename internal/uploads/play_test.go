@@ -22,6 +22,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
@@ -87,10 +88,17 @@ func playServer(state string) {
 	if err != nil {
 		panic(err)
 	}
+	if spec := os.Getenv("UPLOADS_TEST_FAIL"); spec != "" {
+		var call, errno uint32
+		if _, err := fmt.Sscanf(spec, "%d:%d", &call, &errno); err != nil {
+			panic(err)
+		}
+		failCall(call, errno)
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	svc := New(Options{
 		Provider: testProvider, User: testUser, Sessions: disk{state}, Log: log, SpillDir: state,
-		Settings: Settings{NoSync: true, PublicURL: "http://" + l.Addr().String()},
+		Settings: Settings{NoSync: os.Getenv("UPLOADS_TEST_SYNC") == "", PublicURL: "http://" + l.Addr().String()},
 		Failed:   func(_ context.Context, r Report) { fmt.Println("report", r.Title()) },
 	})
 	tb := &fakeTB{}
@@ -98,6 +106,23 @@ func playServer(state string) {
 	fmt.Println("address", l.Addr())
 	srv.Start()
 	_, _ = io.Copy(io.Discard, os.Stdin) // the parent holds it
+}
+
+// failCall makes the kernel answer a system call with an error from now on (seccomp(2)).
+func failCall(call, errno uint32) {
+	prog := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: call},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | errno},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		panic(err)
+	}
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	if _, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog))); e != 0 {
+		panic(e)
+	}
 }
 
 // fakeTB is enough of a test for the helpers, in a process that is none.
@@ -114,14 +139,14 @@ type player struct {
 	out  chan string
 }
 
-func play(tb testing.TB, state string, uid uint32) *player {
+func play(tb testing.TB, state string, uid uint32, env ...string) *player {
 	tb.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = []string{"UPLOADS_TEST_DIR=" + state, "GORACE=halt_on_error=1"}
+	cmd.Env = append(env, "UPLOADS_TEST_DIR="+state, "GORACE=halt_on_error=1")
 	cmd.Stderr = os.Stderr
 	if uid != 0 {
 		// The test binary lies in a directory that only root may enter.
@@ -332,6 +357,66 @@ func TestKillSingleFile(t *testing.T) {
 		}
 		if got != 1 {
 			t.Fatalf("%d copies of %s", got, name)
+		}
+	}
+}
+
+// TestBrokenStorage lets the kernel report errors that a healthy disk does not have, at every step of a file.
+func TestBrokenStorage(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name  string
+		call  uint32
+		errno unix.Errno
+		why   string
+		fatal bool
+	}{
+		{"write", unix.SYS_PWRITE64, unix.EIO, "The storage reported an error", true},
+		{"write", unix.SYS_PWRITE64, unix.EDQUOT, "The storage quota is used up", true},
+		{"write", unix.SYS_PWRITE64, unix.EFBIG, "The file is too large for the storage", false},
+		{"flush", unix.SYS_FSYNC, unix.EIO, "The storage reported an error", true},
+		{"flush", unix.SYS_FSYNC, unix.EDQUOT, "The storage quota is used up", true},
+		{"times", unix.SYS_UTIMENSAT, unix.EIO, "The storage reported an error", true},
+		{"name", unix.SYS_RENAMEAT, unix.EDQUOT, "The storage quota is used up", true},
+		{"name", unix.SYS_RENAMEAT, unix.EBUSY, "The file is in use", false},
+		{"folder", unix.SYS_MKDIRAT, unix.EDQUOT, "The storage quota is used up", true},
+		{"folder", unix.SYS_MKDIRAT, unix.EMLINK, "The folder holds too many folders", false},
+	} {
+		for _, size := range []int{1000, 200_000} {
+			t.Run(fmt.Sprint(tc.name, " ", tc.errno, " ", size), func(t *testing.T) {
+				t.Parallel()
+				dir, state := t.TempDir(), disk{t.TempDir()}
+				path := "old"
+				if tc.call == unix.SYS_MKDIRAT {
+					path = "new/x"
+				}
+				write(t, filepath.Join(dir, "old"), "old")
+				token := state.session(t, dir, "", folder, rename)
+				p := play(t, state.dir, 0, fmt.Sprintf("UPLOADS_TEST_FAIL=%d:%d", tc.call, uint32(tc.errno)), "UPLOADS_TEST_SYNC=1")
+				c := (&world{tb: t}).dial(UploadSession{Endpoint: p.endpoint(token)})
+				c.binary(listing(listed{0, int64(size), someTime, path}))
+				if op, _, ok := c.next(); ok && op == opOK {
+					c.binary(chunk(0, strings.Repeat("x", size)))
+				}
+				if tc.fatal {
+					c.expectClose(websocket.StatusInternalError)
+					if !strings.Contains(c.err.Error(), tc.why) {
+						t.Errorf("the client is told %v", c.err)
+					}
+					if c.done != 0 {
+						t.Error("it was acknowledged")
+					}
+				} else {
+					c.expect(num(opCompleted, 1))
+					c.Close(websocket.StatusNormalClosure, "")
+				}
+				if got := p.line("report "); !strings.HasSuffix(got, "1 file failed: "+tc.why) {
+					t.Errorf("%q", got)
+				}
+				if got := tree(t, dir); len(got) != 1 || got["old"] != "old" {
+					t.Errorf("%d entries", len(got))
+				}
+			})
 		}
 	}
 }

@@ -353,12 +353,10 @@ func (c *script) expect(want ...[]byte) {
 // expectClose checks how the connection ends.
 func (c *script) expectClose(code websocket.StatusCode) {
 	c.tb.Helper()
-	for {
-		op, v, ok := c.next()
-		if !ok {
-			break
+	for c.err == nil {
+		if op, v, ok := c.next(); ok {
+			c.tb.Logf("before the end: %d %d", op, v)
 		}
-		c.tb.Logf("before the end: %d %d", op, v)
 	}
 	if got := websocket.CloseStatus(c.err); got != code {
 		c.tb.Fatalf("closed with %d (%v), want %d", got, c.err, code)
@@ -384,6 +382,9 @@ func tree(tb testing.TB, dir string) map[string]string {
 			return err
 		}
 		raw, err := os.ReadFile(path)
+		if os.IsNotExist(err) {
+			return nil // removed meanwhile
+		}
 		out[rel] = string(raw)
 		return err
 	})

@@ -29,6 +29,7 @@ import (
 	"ucloud-im/internal/operator"
 	"ucloud-im/internal/outbox"
 	"ucloud-im/internal/products"
+	"ucloud-im/internal/scripts/scriptlog"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/taskserver"
 	"ucloud-im/internal/usermap"
@@ -57,6 +58,7 @@ type parts struct {
 	tickets  *ticket.Method // nil when tickets are off
 	launcher *launcher.Launcher
 	tasks    *taskserver.Service
+	scripts  *scriptlog.Log
 	handler  *integration.Handler
 	branding brandingCache
 
@@ -160,6 +162,7 @@ func (s *server) buildAuth(context.Context) error {
 	s.outbox = outbox.New(s.store, outbox.Options{
 		Log: s.log, Backoff: outbox.Backoff{Initial: time.Duration(cfg.Provider.Core.Retry.Initial), Max: time.Duration(cfg.Provider.Core.Retry.Max)},
 	})
+	s.scripts = scriptlog.New(s.store, func() time.Duration { return time.Duration(s.config.Load().Retention.ScriptLog) }, s.log)
 	s.registry = newRegistry(s)
 	return nil
 }

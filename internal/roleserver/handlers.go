@@ -72,6 +72,7 @@ func (s *server) buildHandlers(context.Context) error {
 	})
 	s.launcher.Register(s.ipc)
 	s.tasks.Register(s.ipc, s.outbox)
+	s.scripts.Register(s.ipc)
 	s.registerCalls()
 	commands, err := operator.New(operator.Options{
 		Users: s.users, Tickets: s.tickets, Store: s.store, Instances: s.launcher, Status: s.status, Version: s.o.Version,

@@ -121,6 +121,7 @@ func (s *server) run(ctx context.Context) error {
 	start("deliveries", s.outbox.Run)
 	start("connections", s.users.Run)
 	start("tasks", s.tasks.Run)
+	start("records of scripts", s.scripts.Run)
 	start("one-time tokens", s.tokens.Run)
 	start("tickets", s.expireTickets)
 	start("access token", s.core.Run)

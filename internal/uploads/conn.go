@@ -62,8 +62,8 @@ type conn struct {
 	blocked atomic.Bool // the reader waits for memory
 	wake    chan struct{}
 	ended   chan struct{}  // closed with cause set
-	tasks   sync.WaitGroup // all goroutines of the connection but the reader and
-	closing sync.WaitGroup // the one that tells the client about the end
+	tasks   sync.WaitGroup // all goroutines of the connection, except the reader and the next one
+	closing sync.WaitGroup // tells the client about the end
 	sweep   chan string    // directories for the janitor
 
 	mu        sync.Mutex // guards the fields below

@@ -177,17 +177,15 @@ func (m *message) readEntry() (e entry, path []byte, err error) {
 var errPath = errors.New("the path is not allowed")
 
 // splitListed checks the path of a listed file and splits it into the directory and the name. The path comes from a
-// browser, or from another provider: nothing in it may lead anywhere but down (contract 11, security).
+// browser, or from another provider: nothing in it may lead anywhere but down (contract 11, security). No component may
+// be empty, "." or "..", so that no path is absolute either; see [drives.CheckName].
 func splitListed(path string) (dir, name string, err error) {
-	if len(path) > maxListingPath || strings.IndexByte(path, 0) >= 0 {
+	if len(path) > maxListingPath {
 		return "", "", errPath
 	}
 	for part := range strings.SplitSeq(path, "/") {
-		if part == "" || part == "." || part == ".." {
-			return "", "", errPath
-		}
 		if err := drives.CheckName(part); err != nil {
-			return "", "", err // too long
+			return "", "", err
 		}
 	}
 	i := strings.LastIndexByte(path, '/')

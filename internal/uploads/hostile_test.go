@@ -291,6 +291,25 @@ func TestHostileMemory(t *testing.T) {
 	w.settle()
 }
 
+// TestListingMemory: what one connection may keep, all together may not.
+func TestListingMemory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), func(o *Options) { o.ListingBytes = 200 << 10; o.SmallFiles = 1 })
+	s := w.session("", folder, rename)
+	c := w.dial(s)
+	var files []listed
+	for i := range 2000 {
+		files = append(files, listed{int32(i), 1, someTime, strings.Repeat("p", 200)})
+	}
+	c.binary(listing(files...))
+	c.expectClose(websocket.StatusPolicyViolation)
+	w.settle()
+	// It has been given back.
+	if got := w.put(s, "f", "x", someTime); got != opOK {
+		t.Errorf("answer %d", got)
+	}
+}
+
 func readerOf(c *script) io.Reader {
 	r, w := io.Pipe()
 	go func() { // ends with the connection

@@ -72,6 +72,9 @@ func (s *server) eventsChanged(ctx context.Context, c events.Change) {
 	}
 }
 
+// browserPurposes are the one-time tokens with which a browser comes straight to an instance, and may wake it.
+var browserPurposes = []string{"upload", "download", "terminal"}
+
 // registerCalls adds the IPC calls that need several parts.
 func (s *server) registerCalls() {
 	ipc.Handle(s.ipc, ipcapi.GatewayToken, func(ctx context.Context, _ *ipc.Request, q ipcapi.TokenQuery) (ipcapi.TokenReply, error) {
@@ -79,7 +82,7 @@ func (s *server) registerCalls() {
 		if len(q.Hash) != len(hash) {
 			return ipcapi.TokenReply{}, nil
 		}
-		open, err := s.tokens.Open(ctx, [32]byte(q.Hash), q.User)
+		open, err := s.tokens.Open(ctx, [32]byte(q.Hash), q.User, browserPurposes...)
 		return ipcapi.TokenReply{Open: open}, err
 	})
 	ipc.Handle(s.ipc, ipcapi.InstanceRecheck, func(ctx context.Context, r *ipc.Request, _ ipcapi.Empty) (ipcapi.RecheckReply, error) {

@@ -27,9 +27,14 @@ const (
 	siteTag = "bench"
 	// marker begins the name of everything made here; the process id follows.
 	marker = "imt-" + siteTag
-	// firstUID is above the ranges that distributions use, systemd's included.
-	firstUID = 700_000
+	// maxUsers is how many accounts one run may have.
+	maxUsers = 999
 )
+
+// firstUID is the first of the numbers of this run, the service account's; those of the users follow. No other process
+// has the same ones, nor does a distribution give them out. With a private /etc nothing else would prevent that another
+// program takes the same numbers at the same time, and ends "its" processes.
+func firstUID() uint32 { return 100_000_000 + uint32(os.Getpid())*(maxUsers+1) }
 
 // accountFiles are changed together. Lines of all four begin with the name and a colon.
 var accountFiles = []string{"/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"}
@@ -101,17 +106,16 @@ func replaceFile(path string, data []byte) (err error) {
 
 // addUsers makes n users, each with a group of the same name and a home (0700), who are members of the site's group.
 func addUsers(site *accounts.Site, n int) ([]accounts.Account, error) {
+	if n > maxUsers {
+		return nil, fmt.Errorf("%d users are too many", n)
+	}
 	users := make([]accounts.Account, n)
 	tag := strings.TrimSuffix(site.Group, "g")
 	err := withAccountFiles(func(files map[string][]byte) error {
-		first, err := freeUIDs(n, files["/etc/passwd"], files["/etc/group"])
-		if err != nil {
-			return err
-		}
 		names := make([]string, n)
 		var passwd, shadow, group, gshadow bytes.Buffer
 		for i := range users {
-			uid := first + uint32(i)
+			uid := firstUID() + 1 + uint32(i)
 			name := fmt.Sprintf("%su%d", tag, i+1)
 			home := filepath.Join(site.Dir, "home", name)
 			users[i] = accounts.Account{Name: name, UID: ident.UID(uid), GID: ident.GID(uid), Home: home}
@@ -157,24 +161,31 @@ func setMembers(data []byte, group, members string) []byte {
 	return out.Bytes()
 }
 
-// freeUIDs finds n numbers in a row that neither an account nor a group has.
-func freeUIDs(n int, files ...[]byte) (uint32, error) {
-	first := uint64(firstUID)
-	for _, data := range files {
-		for line := range strings.Lines(string(data)) {
-			f := strings.Split(line, ":")
-			if len(f) < 3 {
-				continue
+// renumber gives the service account of a fresh site, which owns nothing yet, the first number of this run.
+func renumber(site *accounts.Site) error {
+	number := strconv.FormatUint(uint64(firstUID()), 10)
+	err := withAccountFiles(func(files map[string][]byte) error {
+		for path, fields := range map[string][]int{"/etc/passwd": {2, 3}, "/etc/group": {2}} {
+			var out bytes.Buffer
+			for line := range strings.Lines(string(files[path])) {
+				if strings.HasPrefix(line, site.Service.Name+":") {
+					f := strings.Split(line, ":")
+					for _, i := range fields {
+						f[i] = number
+					}
+					line = strings.Join(f, ":")
+				}
+				out.WriteString(line)
 			}
-			if id, err := strconv.ParseUint(f[2], 10, 32); err == nil && id >= first && id < firstUID+10_000_000 {
-				first = id + 1
-			}
+			files[path] = out.Bytes()
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	if first+uint64(n) > firstUID+10_000_000 {
-		return 0, errors.New("no free user ids")
-	}
-	return uint32(first), nil
+	site.Service.UID, site.Service.GID = ident.UID(firstUID()), ident.GID(firstUID())
+	return nil
 }
 
 // removeAccounts takes all accounts and groups whose name begins with the prefix out of the files, after their processes

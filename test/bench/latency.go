@@ -23,6 +23,7 @@ type loadJob struct {
 	Socket  string // IPC socket of the server, for the key of the route
 	User    ident.UCloudUser
 	Gateway string
+	PID     int    // of the gateway
 	Dir     string // private directory for nginx
 	Bearer  string // Core's token, for the gateway
 	Path    string // of the call
@@ -48,6 +49,9 @@ type variantResult struct {
 	RoundP50   []float64       // ms, one client, by round
 	Many       []time.Duration // many clients
 	ManyPerSec []float64       // requests per second, by round
+	// CPU is the time that the proxy itself has used for one request, in microseconds: of one client, and of many. It
+	// depends less than the rest on what else runs.
+	CPUOne, CPUMany float64
 }
 
 // Names of the variants.
@@ -69,7 +73,7 @@ func (b *bench) latency(ctx context.Context, w *world) error {
 		return err
 	}
 	result, err := w.runLoad(ctx, loadJob{
-		Socket: w.socket(), User: p.name, Gateway: w.gate, Dir: filepath.Join(w.base, "load"), Bearer: w.core.ServiceToken(),
+		Socket: w.socket(), User: p.name, Gateway: w.gate, PID: w.gateway.pid(), Dir: filepath.Join(w.base, "load"), Bearer: w.core.ServiceToken(),
 		Path: retrievePath, Body: p.retrieveOf("/result-07.dat"),
 		Rounds: b.amount(60, 5), PerRound: 300, ManyRounds: b.amount(6, 1), ManySpan: time.Second,
 	})
@@ -106,6 +110,11 @@ func (b *bench) latency(ctx context.Context, w *world) error {
 		v := result.Variants[name]
 		b.add(fmt.Sprintf("%d clients, %s", many, name), median(v.ManyPerSec), "1/s", nil)
 		b.add(fmt.Sprintf("%d clients, %s, p99", many, name), quantile(v.Many, 0.99), "ms", nil)
+	}
+	for _, name := range variants[1:] {
+		v := result.Variants[name]
+		b.add(fmt.Sprintf("1 client, CPU of %s for a request", name), v.CPUOne, "us", nil)
+		b.add(fmt.Sprintf("%d clients, CPU of %s for a request", many, name), v.CPUMany, "us", nil)
 	}
 	perSec := func(name string) float64 { return median(result.Variants[name].ManyPerSec) }
 	b.add(fmt.Sprintf("%d clients, gateway / direct", many), perSec(viaGateway)/perSec(direct), "x", nil)

@@ -43,6 +43,7 @@ type source struct {
 	address string
 	make    func() ([]byte, error)
 	fresh   time.Duration // how long a request may be sent again; hop tokens expire
+	pids    []int         // of the proxy
 }
 
 func (j *loadJob) run(ctx context.Context) (*loadResult, error) {
@@ -59,17 +60,17 @@ func (j *loadJob) run(ctx context.Context) (*loadResult, error) {
 	instance := "127.0.0.1:" + strconv.Itoa(route.Port)
 	sources := map[string]*source{
 		direct: {address: instance, make: hop, fresh: time.Second},
-		viaGateway: {address: j.Gateway, fresh: time.Hour, make: func() ([]byte, error) {
+		viaGateway: {address: j.Gateway, pids: []int{j.PID}, fresh: time.Hour, make: func() ([]byte, error) {
 			return request(j.Gateway, j.Path, j.User, j.Body, "Authorization: Bearer "+j.Bearer)
 		}},
 	}
 	order := []string{direct, viaGateway}
 	result := &loadResult{Variants: map[string]*variantResult{}}
-	if address, stop, err := startNginx(j.Dir, instance); err != nil {
+	if address, pids, stop, err := startNginx(j.Dir, instance); err != nil {
 		result.NoNginx = err.Error()
 	} else {
 		defer stop()
-		sources[viaNginx] = &source{address: address, make: hop, fresh: time.Second}
+		sources[viaNginx] = &source{address: address, make: hop, fresh: time.Second, pids: pids}
 		order = append(order, viaNginx)
 	}
 	if result.Bytes, err = j.answerSize(sources[direct]); err != nil {
@@ -83,28 +84,44 @@ func (j *loadJob) run(ctx context.Context) (*loadResult, error) {
 	}
 	for range j.Rounds {
 		for _, name := range order {
-			times, err := sources[name].load(1, j.PerRound, 0)
+			v := result.Variants[name]
+			times, cpu, err := sources[name].measured(1, j.PerRound, 0)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
-			v := result.Variants[name]
 			v.One = append(v.One, times...)
 			v.RoundP50 = append(v.RoundP50, quantile(times, 0.5))
+			v.CPUOne += cpu / float64(j.Rounds)
 		}
 	}
 	for range j.ManyRounds {
 		for _, name := range order {
+			v := result.Variants[name]
 			start := time.Now()
-			times, err := sources[name].load(many, 1<<30, j.ManySpan)
+			times, cpu, err := sources[name].measured(many, 1<<30, j.ManySpan)
 			if err != nil {
 				return nil, fmt.Errorf("%s with %d clients: %w", name, many, err)
 			}
-			v := result.Variants[name]
 			v.Many = append(v.Many, times...)
 			v.ManyPerSec = append(v.ManyPerSec, float64(len(times))/time.Since(start).Seconds())
+			v.CPUMany += cpu / float64(j.ManyRounds)
 		}
 	}
 	return result, nil
+}
+
+// measured is load, with the CPU time in microseconds that the proxy has used for each request.
+func (s *source) measured(clients, n int, span time.Duration) ([]time.Duration, float64, error) {
+	before, err := usageOf(s.pids...)
+	if err != nil {
+		return nil, 0, err
+	}
+	times, err := s.load(clients, n, span)
+	if err != nil {
+		return nil, 0, err
+	}
+	after, err := usageOf(s.pids...)
+	return times, float64(after.minus(before).ran.Microseconds()) / float64(len(times)), err
 }
 
 // route asks the server for the route of the user, as a gateway does. The service account may.
@@ -200,14 +217,14 @@ func (s *source) client(n int, over func(time.Time) bool) ([]time.Duration, erro
 }
 
 // startNginx runs nginx as a plain proxy with kept connections, the way an operator would set it up for an API.
-func startNginx(dir, upstream string) (address string, stop func(), err error) {
+func startNginx(dir, upstream string) (address string, pids []int, stop func(), err error) {
 	program, err := exec.LookPath("nginx")
 	if err != nil {
-		return "", nil, errors.New("nginx is not installed")
+		return "", nil, nil, errors.New("nginx is not installed")
 	}
 	port, err := freePort()
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	address = "127.0.0.1:" + strconv.Itoa(port)
 	conf := fmt.Sprintf(`daemon off; worker_processes auto; pid %[1]s/pid; error_log %[1]s/error.log;
@@ -227,11 +244,11 @@ http {
 }`, dir, address, upstream)
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	cmd := exec.Command(program, "-c", file, "-p", dir, "-e", filepath.Join(dir, "error.log"))
 	if err := cmd.Start(); err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	stop = func() {
 		_ = cmd.Process.Signal(os.Interrupt) // nginx ends its workers
@@ -239,12 +256,13 @@ http {
 	}
 	for range 200 {
 		c, err := net.Dial("tcp", address)
-		if err == nil {
-			return address, stop, c.Close()
+		workers := childrenOf(cmd.Process.Pid)
+		if err == nil && c.Close() == nil && len(workers) > 0 {
+			return address, workers, stop, nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	stop()
 	log, _ := os.ReadFile(filepath.Join(dir, "error.log"))
-	return "", nil, fmt.Errorf("nginx does not answer: %.500s", log)
+	return "", nil, nil, fmt.Errorf("nginx does not answer: %.500s", log)
 }

@@ -108,6 +108,9 @@ func (w *world) makeSite(n int) error {
 	w.site = site
 	w.defers(site.Close)
 	w.defers(func() error { return removeAccounts(strings.TrimSuffix(site.Group, "g") + "u") })
+	if err := renumber(site); err != nil {
+		return err
+	}
 	users, err := addUsers(site, n)
 	if err != nil {
 		return err
@@ -151,8 +154,18 @@ func (w *world) close() error {
 	return errors.Join(errs...)
 }
 
-// explain adds the end of the logs to an error.
+// explain adds the end of the logs to an error, and whether a part has ended.
 func (w *world) explain(err error) error {
+	for _, p := range []*part{w.server, w.gateway} {
+		if p == nil {
+			continue
+		}
+		select {
+		case <-p.done:
+			err = fmt.Errorf("%w\n%s has ended: %s", err, p.cmd.Args[1], p.cmd.ProcessState)
+		default:
+		}
+	}
 	for _, name := range []string{"server.out", "gateway.out"} {
 		data, _ := os.ReadFile(filepath.Join(w.base, name))
 		err = fmt.Errorf("%w\n--- end of %s:\n%s", err, name, data[max(0, len(data)-2000):])

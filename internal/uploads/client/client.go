@@ -1,0 +1,497 @@
+// Package uploadclient sends files over the upload protocol V2 (contract 11 section 2): for transfers to other
+// providers, and for tests.
+//
+// A [Conn] is one connection. Any number of them may be open on a session; ids are given out by a counter that they may
+// share. The peer is another organisation's server: what it sends is bounded and checked, and it can do no more than be
+// slow, refuse files, or claim to have stored what it has not.
+package uploadclient
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// The opcodes (contract 11 section 2.1).
+const (
+	opOK        = 0
+	opChunk     = 2
+	opSkip      = 3
+	opListing   = 4
+	opCompleted = 5
+	opClose     = 6
+)
+
+const (
+	minChunk     = 16 << 10
+	maxChunk     = 4 << 20
+	growBelow    = 250 * time.Millisecond // a write that takes less makes the next chunk larger
+	listingBytes = 64 << 10
+	maxAnswer    = 1 << 20
+)
+
+// File is a file to be sent.
+type File struct {
+	Path     string // below the session's folder; empty for a single file
+	Size     int64
+	Modified time.Time
+	Open     func() (io.ReadCloser, error)
+}
+
+// Options of a connection. Zero values mean the defaults given.
+type Options struct {
+	HTTP   *http.Client // for the handshake; nil: the default client
+	Header http.Header  // further headers of the handshake
+
+	NextID   func() int32  // ids of files; must be unique on the connection. nil: counting from 0
+	Ahead    int           // files that may be listed and not completed (5000)
+	Parallel int           // files that are read at a time (4)
+	Chunk    int           // fixed size of chunks in bytes; 0: from 16 KiB to 4 MiB, as fast as the peer takes them
+	Write    time.Duration // deadline of a write (30 s)
+	Read     time.Duration // how long the peer may be silent (120 s)
+	Ping     time.Duration // interval of keep-alives (15 s)
+
+	// Event is told what becomes of a file, one call at a time.
+	Event func(f *File, e Event)
+	// Progress is told of bytes that have been sent, from several goroutines.
+	Progress func(bytes int)
+}
+
+// Event is what happened to a file.
+type Event uint8
+
+// The events. That a file was stored is only known by the number of completed files.
+const (
+	Wanted     Event = iota + 1 // the peer wants it
+	Skipped                     // the peer has it, or cannot store it
+	Unreadable                  // it could not be read, or was not as long as listed
+	Sent                        // all of it has been sent
+)
+
+// Result sums up what was sent.
+type Result struct {
+	Listed     int64
+	Skipped    int64 // by the peer
+	Unreadable int64
+	Sent       int64
+	Completed  int64 // as the peer says
+	Bytes      int64
+}
+
+// ErrClosed tells that the peer has closed the connection before everything was completed.
+var ErrClosed = errors.New("the peer has closed the upload")
+
+// Conn is a connection to an upload session.
+type Conn struct {
+	o  Options
+	ws *websocket.Conn
+
+	ctx    context.Context // the life of the connection
+	cancel context.CancelCauseFunc
+	tasks  sync.WaitGroup
+
+	want   chan *File // files that are to be sent
+	change chan struct{}
+
+	bytes atomic.Int64
+
+	mu    sync.Mutex // guards the fields below
+	files map[int32]*state
+	busy  int // senders at work
+	res   Result
+	ids   map[*File]int32
+}
+
+type state struct {
+	file    *File
+	skipped bool
+}
+
+// Dial connects. The context bounds the handshake only.
+func Dial(ctx context.Context, endpoint string, o Options) (*Conn, error) {
+	if o.NextID == nil {
+		var n atomic.Int32
+		o.NextID = func() int32 { return n.Add(1) - 1 }
+	}
+	if o.Ahead <= 0 {
+		o.Ahead = 5000
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = 4
+	}
+	if o.Write <= 0 {
+		o.Write = 30 * time.Second
+	}
+	if o.Read <= 0 {
+		o.Read = 2 * time.Minute
+	}
+	if o.Ping <= 0 {
+		o.Ping = 15 * time.Second
+	}
+	ws, res, err := websocket.Dial(ctx, endpoint, &websocket.DialOptions{
+		HTTPClient: o.HTTP, HTTPHeader: o.Header, CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		if res != nil {
+			return nil, fmt.Errorf("connect to upload (status %d): %w", res.StatusCode, err)
+		}
+		return nil, fmt.Errorf("connect to upload: %w", err)
+	}
+	ws.SetReadLimit(maxAnswer)
+	c := &Conn{
+		o: o, ws: ws, want: make(chan *File, o.Ahead), change: make(chan struct{}, 1),
+		files: map[int32]*state{}, ids: map[*File]int32{},
+	}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.tasks.Go(c.read)
+	c.tasks.Go(c.ping)
+	for range o.Parallel {
+		c.tasks.Go(c.sender)
+	}
+	return c, nil
+}
+
+// Send lists files and sends those that the peer wants. It returns when the peer says that all are completed. An error
+// of the sequence ends it.
+func (c *Conn) Send(ctx context.Context, files iter.Seq2[*File, error]) (Result, error) {
+	stop := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) })
+	defer stop()
+	listing := append(make([]byte, 0, listingBytes), opListing)
+	flush := func() error {
+		if len(listing) == 1 {
+			return nil
+		}
+		err := c.write(listing)
+		listing = listing[:1]
+		return err
+	}
+	for f, err := range files {
+		if err != nil {
+			return c.Result(), err
+		}
+		if len(listing)+24+len(f.Path) > listingBytes {
+			if err := flush(); err != nil {
+				return c.Result(), err
+			}
+		}
+		if c.outstanding() >= int64(c.o.Ahead) {
+			if err := flush(); err != nil {
+				return c.Result(), err
+			}
+			if err := c.await(func() bool { return c.outstanding() < int64(c.o.Ahead) }); err != nil {
+				return c.Result(), err
+			}
+		}
+		listing = c.list(listing, f)
+	}
+	if err := flush(); err != nil {
+		return c.Result(), err
+	}
+	err := c.await(func() bool { return c.outstanding() == 0 && c.idle() })
+	return c.Result(), err
+}
+
+// list appends a file to a listing and notes it.
+func (c *Conn) list(b []byte, f *File) []byte {
+	id := c.o.NextID()
+	c.mu.Lock()
+	c.files[id] = &state{file: f}
+	c.ids[f] = id
+	c.res.Listed++
+	c.mu.Unlock()
+	b = binary.BigEndian.AppendUint32(b, uint32(id))                     //nolint:gosec // two's complement
+	b = binary.BigEndian.AppendUint64(b, uint64(f.Size))                 //nolint:gosec // likewise
+	b = binary.BigEndian.AppendUint64(b, uint64(f.Modified.UnixMilli())) //nolint:gosec // likewise
+	b = binary.BigEndian.AppendUint32(b, uint32(len(f.Path)))            //nolint:gosec // a path
+	return append(b, f.Path...)
+}
+
+// Result is what has happened so far.
+func (c *Conn) Result() Result {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.res
+	r.Bytes = c.bytes.Load()
+	return r
+}
+
+func (c *Conn) outstanding() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.res.Listed - c.res.Completed
+}
+
+// idle tells whether no file is being sent; the peer may have completed one before we have noticed that we sent it.
+func (c *Conn) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.busy == 0
+}
+
+func (c *Conn) working(n int) {
+	c.mu.Lock()
+	c.busy += n
+	c.mu.Unlock()
+	c.changed()
+}
+
+func (c *Conn) changed() {
+	select {
+	case c.change <- struct{}{}:
+	default:
+	}
+}
+
+// await waits until the peer's answers make cond true.
+func (c *Conn) await(cond func() bool) error {
+	for !cond() {
+		select {
+		case <-c.change:
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		}
+	}
+	return nil
+}
+
+// Finish tells the peer that the transfer is over, so that it forgets the session, and closes the connection. Use a
+// fresh connection for it.
+func (c *Conn) Finish() error {
+	err := c.write([]byte{opClose})
+	return errors.Join(err, c.Close())
+}
+
+// Close closes the connection. Files that are not completed are dropped by the peer.
+func (c *Conn) Close() error {
+	err := c.ws.Close(websocket.StatusNormalClosure, "")
+	c.cancel(ErrClosed)
+	c.tasks.Wait()
+	if websocket.CloseStatus(err) >= 0 {
+		err = nil // the peer was faster
+	}
+	return err
+}
+
+// Abort cuts the connection.
+func (c *Conn) Abort() {
+	c.cancel(ErrClosed)
+	c.ws.CloseNow() //nolint:errcheck // it is to end
+	c.tasks.Wait()
+}
+
+func (c *Conn) write(msg []byte) error {
+	ctx, cancel := context.WithTimeout(c.ctx, c.o.Write)
+	defer cancel()
+	if err := c.ws.Write(ctx, websocket.MessageBinary, msg); err != nil {
+		if cause := context.Cause(c.ctx); cause != nil {
+			return cause
+		}
+		return fmt.Errorf("send: %w", err)
+	}
+	return nil
+}
+
+// read takes the peer's answers.
+func (c *Conn) read() {
+	for {
+		ctx, cancel := context.WithTimeout(c.ctx, c.o.Read)
+		kind, msg, err := c.ws.Read(ctx)
+		cancel()
+		if err != nil {
+			c.cancel(fmt.Errorf("%w: %w", ErrClosed, err))
+			return
+		}
+		if kind == websocket.MessageText {
+			continue // pong
+		}
+		if err := c.answers(msg); err != nil {
+			c.cancel(err)
+			c.ws.CloseNow() //nolint:errcheck // the peer makes no sense
+			return
+		}
+		c.changed()
+	}
+}
+
+func (c *Conn) answers(msg []byte) error {
+	for len(msg) > 0 {
+		if len(msg) < 5 || msg[0] != opOK && msg[0] != opSkip && msg[0] != opCompleted {
+			return fmt.Errorf("the peer sent an unknown answer %d", msg[0])
+		}
+		v := int32(binary.BigEndian.Uint32(msg[1:])) //nolint:gosec // two's complement
+		if err := c.answer(msg[0], v); err != nil {
+			return err
+		}
+		msg = msg[5:]
+	}
+	return nil
+}
+
+func (c *Conn) answer(op byte, v int32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if op == opCompleted {
+		if int64(v) > c.res.Listed || int64(v) < c.res.Completed {
+			return fmt.Errorf("the peer has completed %d of %d files", v, c.res.Listed)
+		}
+		c.res.Completed = int64(v)
+		return nil
+	}
+	s := c.files[v]
+	if s == nil {
+		if op == opSkip {
+			return nil // of a file that we have given up or sent
+		}
+		return fmt.Errorf("the peer wants a file that was not listed, %d", v)
+	}
+	if op == opSkip {
+		s.skipped = true
+		c.res.Skipped++
+		c.forgetLocked(v, s)
+		c.eventLocked(s.file, Skipped)
+		return nil
+	}
+	c.eventLocked(s.file, Wanted)
+	select {
+	case c.want <- s.file:
+		return nil
+	default:
+		return errors.New("the peer wants more files than were listed")
+	}
+}
+
+func (c *Conn) forgetLocked(id int32, s *state) {
+	delete(c.files, id)
+	delete(c.ids, s.file)
+}
+
+func (c *Conn) eventLocked(f *File, e Event) {
+	if c.o.Event != nil {
+		c.o.Event(f, e)
+	}
+}
+
+// sender sends wanted files, one after the other.
+func (c *Conn) sender() {
+	size := c.o.Chunk
+	if size <= 0 {
+		size = minChunk
+	}
+	var buf []byte
+	for {
+		select {
+		case f := <-c.want:
+			var err error
+			c.working(1)
+			buf, size, err = c.send(f, buf, size)
+			c.working(-1)
+			if err != nil {
+				c.cancel(err)
+				return
+			}
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// send sends one file. What cannot be read is skipped.
+func (c *Conn) send(f *File, buf []byte, size int) ([]byte, int, error) {
+	c.mu.Lock()
+	id, ok := c.ids[f]
+	var st *state
+	if ok {
+		st = c.files[id]
+	}
+	c.mu.Unlock()
+	if st == nil {
+		return buf, size, nil
+	}
+	end := func(e Event) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if st.skipped {
+			return
+		}
+		if e == Sent {
+			c.res.Sent++
+		} else {
+			c.res.Unreadable++
+		}
+		c.forgetLocked(id, st)
+		c.eventLocked(f, e)
+	}
+	skip := func() ([]byte, int, error) {
+		msg := binary.BigEndian.AppendUint32([]byte{opSkip}, uint32(id)) //nolint:gosec // two's complement
+		end(Unreadable)
+		return buf, size, c.write(msg)
+	}
+	r, err := f.Open()
+	if err != nil {
+		return skip()
+	}
+	defer r.Close() //nolint:errcheck // only read
+	for left := f.Size; ; {
+		need := 5 + size
+		if cap(buf) < need {
+			buf = make([]byte, need)
+		}
+		buf = buf[:need]
+		buf[0] = opChunk
+		binary.BigEndian.PutUint32(buf[1:], uint32(id)) //nolint:gosec // two's complement
+		n := int(min(left, int64(size)))
+		if _, err := io.ReadFull(r, buf[5:5+n]); err != nil {
+			return skip() // shorter than listed
+		}
+		left -= int64(n)
+		if left == 0 && n < size {
+			if k, _ := r.Read(buf[5+n : 6+n]); k > 0 {
+				return skip() // longer than listed
+			}
+		}
+		began := time.Now()
+		if err := c.write(buf[:5+n]); err != nil {
+			return buf, size, err
+		}
+		c.bytes.Add(int64(n))
+		if c.o.Progress != nil {
+			c.o.Progress(n)
+		}
+		if c.o.Chunk <= 0 && n == size && size < maxChunk && time.Since(began) < growBelow {
+			size *= 2
+		}
+		if left == 0 {
+			end(Sent)
+			return buf, size, nil
+		}
+	}
+}
+
+// ping keeps the connection alive in the way that other implementations know (contract 11 section 2.5).
+func (c *Conn) ping() {
+	tick := time.NewTicker(c.o.Ping)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			ctx, cancel := context.WithTimeout(c.ctx, c.o.Write)
+			err := c.ws.Write(ctx, websocket.MessageText, []byte("ping"))
+			cancel()
+			if err != nil {
+				c.cancel(fmt.Errorf("send: %w", err))
+				return
+			}
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package uploads
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"ucloud-im/internal/drives"
+	"ucloud-im/internal/failure"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/providerapi"
+)
+
+// record is what the server keeps about a session for us.
+type record struct {
+	Version  int                        `json:"v"`
+	Drive    ident.DriveID              `json:"drive"`
+	DrivePG  string                     `json:"pgid"` // names the local folder
+	Provider string                     `json:"provider"`
+	Path     string                     `json:"path"` // UCloud path
+	Kind     string                     `json:"kind"` // FILE, FOLDER or TRANSFER
+	Policy   providerapi.ConflictPolicy `json:"policy"`
+	Protocol string                     `json:"protocol"`
+	Ref      string                     `json:"ref,omitempty"` // of the creator of a transfer
+}
+
+// kindTransfer is a session for another provider: a folder, or a single file that is listed with an empty path.
+const kindTransfer = "TRANSFER"
+
+func (r *record) purpose() string {
+	if r.Kind == kindTransfer {
+		return ipcapi.PurposeTransfer
+	}
+	return ipcapi.PurposeUpload
+}
+
+// ref gives the drive of the session. It was allowed to be changed when the session was made; whether it still is, the
+// server has been asked.
+func (r *record) ref(set *drives.Set) (drives.Ref, drives.Path, error) {
+	ref, err := set.Drive(&providerapi.Drive{
+		ID: r.Drive, ProviderGeneratedID: r.DrivePG,
+		Specification: providerapi.DriveSpecification{Product: providerapi.ProductReference{Provider: r.Provider}},
+	})
+	if err != nil {
+		return drives.Ref{}, drives.Path{}, err
+	}
+	p, err := ref.Path(r.Path)
+	return ref, p, err
+}
+
+// note is what the server keeps about the progress of a session of a single file, so that it survives a kill.
+type note struct {
+	// Inode, Size and Modified describe the last file that got a name, or was about to get one. If a file with that inode
+	// has the session's name, or one of its numbered forms, it is the one that this session wrote.
+	Inode    uint64 `json:"ino,omitempty"`
+	Size     int64  `json:"size"`
+	Modified int64  `json:"mtime,omitempty"`
+	Done     bool   `json:"done,omitempty"`
+	// Stored is how many bytes of an upload in chunks have been acknowledged.
+	Stored int64 `json:"stored,omitempty"`
+}
+
+// Info describes a session for others.
+type Info struct {
+	Drive    ident.DriveID
+	Path     string // UCloud path
+	Transfer bool   // from another provider
+	Ref      string // of a transfer, as given to [Service.CreateTransfer]
+}
+
+func (r *record) info() Info {
+	return Info{Drive: r.Drive, Path: r.Path, Transfer: r.Kind == kindTransfer, Ref: r.Ref}
+}
+
+// session is a session that is in use.
+type session struct {
+	record
+	token string
+	conns int // guarded by Service.mu
+
+	// kept guards the draft of an upload in chunks: one request at a time.
+	kept sync.Mutex
+
+	mu      sync.Mutex // guards the fields below
+	note    note
+	unsaved bool // the server does not have the note
+	failed  failures
+	seed    maphash.Seed     // of the hashes in undated
+	undated map[uint64]int64 // files that were written without a usable time, by the hash of their path, and their sizes
+}
+
+// Report tells what was not stored.
+type Report struct {
+	Info
+	Count int      // files that failed
+	Files []string // the first of them: UCloud paths
+	Why   string   // the first reason, a sentence for the user
+	Fatal bool     // nothing more could be stored, and the connection was closed
+}
+
+// maxReported is how many failed files are named.
+const maxReported = 20
+
+type failures struct {
+	count int
+	files []string
+	why   string
+	fatal bool
+}
+
+// Title is a line for a list of tasks.
+func (r Report) Title() string {
+	name := r.Path[max(0, len(parentOf(r.Path))):]
+	if name == "" {
+		name = r.Path
+	}
+	files := "1 file"
+	if r.Count != 1 {
+		files = fmt.Sprintf("%d files", r.Count)
+	}
+	return fmt.Sprintf("Upload of %s: %s failed: %s", name, files, r.Why)
+}
+
+func parentOf(path string) string {
+	for i := len(path) - 1; i >= 0; i-- {
+		if path[i] == '/' {
+			return path[:i+1]
+		}
+	}
+	return ""
+}
+
+// fail notes that a file was not stored.
+func (ses *session) fail(rel string, err error, fatal bool) {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	f := &ses.failed
+	f.count++
+	if f.why == "" || fatal && !f.fatal {
+		f.why = failure.Why(err)
+	}
+	f.fatal = f.fatal || fatal
+	if len(f.files) < maxReported {
+		full := ses.Path
+		if rel != "" {
+			full += "/" + drives.Escape(rel)
+		}
+		f.files = append(f.files, full)
+	}
+}
+
+// reportTimeout bounds how long a report may take.
+const reportTimeout = 20 * time.Second
+
+// report hands over what has failed since the last report.
+func (s *Service) report(ses *session) {
+	ses.mu.Lock()
+	f := ses.failed
+	ses.failed = failures{}
+	ses.mu.Unlock()
+	if f.count == 0 {
+		return
+	}
+	r := Report{Info: ses.info(), Count: f.count, Files: f.files, Why: f.why, Fatal: f.fatal}
+	s.log.Warn("files were not stored", "drive", r.Drive, "path", r.Path, "count", r.Count, "why", r.Why)
+	if s.o.Failed == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.life), reportTimeout)
+	defer cancel()
+	s.o.Failed(ctx, r)
+}
+
+// save stores the note at the server. If the server is away the note stays here, as long as this process lives.
+func (s *Service) save(ctx context.Context, ses *session, n note) {
+	raw, err := json.Marshal(n)
+	if err == nil {
+		err = s.o.Sessions.Touch(ctx, ipcapi.SessionNote{Purpose: ses.purpose(), Token: ses.token, Note: raw, Done: n.Done})
+	}
+	if err != nil {
+		s.log.Warn("the state of an upload is not stored", "error", err)
+	}
+	ses.mu.Lock()
+	ses.note, ses.unsaved = n, err != nil
+	ses.mu.Unlock()
+}
+
+// maxUndated bounds the memory for files without a usable time.
+const maxUndated = 10_000
+
+// sawUndated tells whether this session wrote the file, with this size, without a time to recognise it by.
+func (ses *session) sawUndated(rel string, size int64) bool {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	got, ok := ses.undated[maphash.String(ses.seed, rel)]
+	return ok && got == size
+}
+
+func (ses *session) noteUndated(rel string, size int64) {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	if ses.undated == nil {
+		ses.undated = map[uint64]int64{}
+	}
+	if len(ses.undated) < maxUndated {
+		ses.undated[maphash.String(ses.seed, rel)] = size
+	}
+}
+
+// draftDigits names the draft of an upload in chunks, so that it is found again after a restart. Who does not have the
+// token cannot know it.
+func (ses *session) draftDigits() string {
+	sum := sha256.Sum256([]byte("draft of " + ses.token))
+	return hex.EncodeToString(sum[:8])
+}

@@ -85,6 +85,7 @@ type Start struct {
 
 	LogLevel string        `json:"logLevel"`
 	Files    FilesSettings `json:"files"`
+	Links    LinkSettings  `json:"links"`
 }
 
 // FilesSettings are the settings of package files.

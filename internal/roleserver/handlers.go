@@ -14,8 +14,10 @@ import (
 	"ucloud-im/internal/integration"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/launcher"
+	"ucloud-im/internal/onetime"
 	"ucloud-im/internal/operator"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/sessionserver"
 	"ucloud-im/internal/usermap"
 )
 
@@ -73,6 +75,11 @@ func (s *server) buildHandlers(context.Context) error {
 	s.launcher.Register(s.ipc)
 	s.tasks.Register(s.ipc, s.outbox)
 	s.scripts.Register(s.ipc)
+	sessionserver.New(sessionserver.Options{
+		Store: s.store, Tokens: s.tokens, Log: s.log,
+		Upload:   func() onetime.Limits { return uploadLimits(s.config.Load()) },
+		Download: func() onetime.Limits { return downloadLimits(s.config.Load()) },
+	}).Register(s.ipc)
 	s.registerCalls()
 	commands, err := operator.New(operator.Options{
 		Users: s.users, Tickets: s.tickets, Store: s.store, Instances: s.launcher, Status: s.status, Version: s.o.Version,

@@ -31,6 +31,9 @@ func (s *server) userInactive(ctx context.Context, user ident.UCloudUser, uid id
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	s.background.Go(func() {
 		defer cancel()
+		if err := s.tokens.RevokeUser(ctx, user); err != nil {
+			s.log.Error("links of a disconnected user were not revoked; they are refused as long as the user is not connected", "user", user, "error", err)
+		}
 		if err := s.tasks.UserInactive(ctx, user, uid); err != nil {
 			s.log.Error("tasks of a disconnected user were not cancelled, the next start does it", "user", user, "error", err)
 		}
@@ -72,9 +75,6 @@ func (s *server) eventsChanged(ctx context.Context, c events.Change) {
 	}
 }
 
-// browserPurposes are the one-time tokens with which a browser comes straight to an instance, and may wake it.
-var browserPurposes = []string{"upload", "download", "terminal"}
-
 // registerCalls adds the IPC calls that need several parts.
 func (s *server) registerCalls() {
 	ipc.Handle(s.ipc, ipcapi.GatewayToken, func(ctx context.Context, _ *ipc.Request, q ipcapi.TokenQuery) (ipcapi.TokenReply, error) {
@@ -82,7 +82,7 @@ func (s *server) registerCalls() {
 		if len(q.Hash) != len(hash) {
 			return ipcapi.TokenReply{}, nil
 		}
-		open, err := s.tokens.Open(ctx, [32]byte(q.Hash), q.User, browserPurposes...)
+		open, err := s.tokens.Open(ctx, [32]byte(q.Hash), q.User, ipcapi.SessionPurposes()...)
 		return ipcapi.TokenReply{Open: open}, err
 	})
 	ipc.Handle(s.ipc, ipcapi.InstanceRecheck, func(ctx context.Context, r *ipc.Request, _ ipcapi.Empty) (ipcapi.RecheckReply, error) {

@@ -15,6 +15,7 @@ import (
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/localuser"
 	"ucloud-im/internal/observability"
+	"ucloud-im/internal/onetime"
 	"ucloud-im/internal/store"
 )
 
@@ -86,11 +87,31 @@ func startDocument(cfg *config.Config) ipcapi.Start {
 			FollowSymlinks: cfg.Files.FollowSymlinks, MaxBrowseEntries: cfg.Files.MaxBrowseEntries,
 			TrashEnabled: cfg.Files.Trash.Enabled, Unmanaged: !cfg.Managed(),
 		},
+		Links: ipcapi.LinkSettings{
+			PublicURL: cfg.Provider.Hosts.SelfPublic.URL(), Origins: []string{cfg.Provider.Hosts.UCloudPublic.URL()},
+			UploadStreams: cfg.Files.Upload.MaxParallel, UploadBytes: cfg.Files.Upload.InFlight.Bytes(),
+			NoDirectories: !cfg.Files.Download.Directories, NoRanges: !cfg.Files.Download.Ranges,
+		},
 	}
 	if slurm := cfg.Services.Slurm; slurm != nil {
 		start.Files.JobFolder = slurm.JobFolder
 	}
 	return start
+}
+
+// uploadLimits are the limits of links for uploads: how long one lives unused, and how long at all.
+func uploadLimits(cfg *config.Config) onetime.Limits {
+	u := cfg.Files.Upload
+	return onetime.Limits{Total: time.Duration(u.TokenLifetime), Idle: time.Duration(u.TokenIdle), Uses: onetime.Unlimited}
+}
+
+// downloadLimits are the limits of links for downloads. A link that is never out of use for long ends all the same.
+func downloadLimits(cfg *config.Config) onetime.Limits {
+	d := cfg.Files.Download
+	return onetime.Limits{
+		Total:    max(onetime.DownloadLimits.Total, time.Duration(d.TokenLifetime)+time.Duration(d.TokenInUse)),
+		FirstUse: time.Duration(d.TokenLifetime), Idle: time.Duration(d.TokenInUse), Uses: onetime.Unlimited,
+	}
 }
 
 func maintenance(cfg *config.Config) integration.Maintenance {

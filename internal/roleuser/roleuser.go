@@ -1,6 +1,7 @@
 // Package roleuser wires one user's instance together: the life of the process is package instance, the calls of Core
-// are package fileserver, the work is package files. The program that contains it is started for every connected user,
-// so it links neither the database nor the launcher, nor anything that holds the provider's secrets.
+// are package fileserver, the work is package files, uploads and downloads. The program that contains it is started for
+// every connected user, so it links neither the database nor the launcher, nor anything that holds the provider's
+// secrets.
 package roleuser
 
 import (
@@ -8,8 +9,11 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
+	"ucloud-im/internal/browserlink"
+	"ucloud-im/internal/downloads"
 	"ucloud-im/internal/drives"
 	"ucloud-im/internal/files"
 	"ucloud-im/internal/fileserver"
@@ -18,50 +22,21 @@ import (
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/taskapi"
 	"ucloud-im/internal/tasks"
+	"ucloud-im/internal/uploads"
 )
 
-// staleTimeout bounds the question whether the groups of this process are old.
-const staleTimeout = 2 * time.Second
+const (
+	// staleTimeout bounds the question whether the groups of this process are old.
+	staleTimeout = 2 * time.Second
+	// closeTimeout bounds the end: an operation that hangs in the kernel ends with the process.
+	closeTimeout = time.Second
+)
 
 // Run is the program: it serves until it is told to end, is idle, or ctx ends. The result is the exit code.
 func Run(ctx context.Context) int {
-	var service *files.Service
-	var work *tasks.Manager
-	err := instance.Run(ctx, instance.Options{
-		Handler: func(a *instance.Agent) (http.Handler, error) {
-			start := a.Start()
-			settings, err := fileSettings(start.Files)
-			if err != nil {
-				return nil, err
-			}
-			work = tasks.New(tasks.Options{Server: a.Server, Log: a.Log(), Busy: a.Busy})
-			service = files.New(files.Options{
-				Provider: start.Provider, Settings: settings, Log: a.Log(), Tasks: work,
-				StaleGroups: func(ctx context.Context) bool { return askReplacement(ctx, a) },
-			})
-			// All kinds of tasks are registered now: what an earlier instance has left can go on.
-			if err := work.Resume(ctx); err != nil {
-				return nil, err
-			}
-			return fileserver.New(fileserver.Options{
-				Provider: start.Provider, Start: start, Files: service, Log: a.Log(), Routes: []fileserver.Route{taskapi.Route(work)},
-			}), nil
-		},
-		Configure: func(a *instance.Agent) {
-			settings, err := fileSettings(a.Start().Files)
-			if err != nil {
-				a.Log().Error("the new settings are not usable, keeping the old ones", "error", err)
-				return
-			}
-			service.SetSettings(settings)
-		},
-	})
-	if service != nil {
-		closing, cancel := context.WithTimeout(context.Background(), time.Second)
-		_ = work.Close(closing)    // what is not given back now is taken up a little later
-		_ = service.Close(closing) // an operation that hangs in the kernel ends with the process
-		cancel()
-	}
+	var p parts
+	err := instance.Run(ctx, instance.Options{Handler: p.build, Configure: p.configure})
+	p.close()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ucloud-user:", err)
 		return 1
@@ -69,13 +44,92 @@ func Run(ctx context.Context) int {
 	return 0
 }
 
-func fileSettings(s ipcapi.FilesSettings) (files.Settings, error) {
-	follow, err := drives.ParseFollow(s.FollowSymlinks)
+// parts is what an instance consists of. All of it is there once build has succeeded.
+type parts struct {
+	tasks     *tasks.Manager
+	files     *files.Service
+	uploads   *uploads.Service
+	downloads *downloads.Service
+}
+
+// build makes the handler of all requests, and takes up what an earlier instance has left.
+func (p *parts) build(a *instance.Agent) (http.Handler, error) {
+	start := a.Start()
+	set, err := settingsOf(start)
 	if err != nil {
-		return files.Settings{}, err
+		return nil, err
 	}
-	return files.Settings{
-		Follow: follow, MaxBrowseEntries: s.MaxBrowseEntries, JobFolder: s.JobFolder, Unmanaged: s.Unmanaged,
+	sessions := browserlink.Client{Server: a.Server}
+	p.tasks = tasks.New(tasks.Options{Server: a.Server, Log: a.Log(), Busy: a.Busy})
+	p.tasks.Register(kindFailedUpload, runFailedUpload)
+	p.files = files.New(files.Options{
+		Provider: start.Provider, Settings: set.files, Log: a.Log(), Tasks: p.tasks,
+		StaleGroups: func(ctx context.Context) bool { return askReplacement(ctx, a) },
+	})
+	p.uploads = uploads.New(uploads.Options{
+		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.uploads, Failed: p.uploadFailed(a.Log()),
+	})
+	p.downloads = downloads.New(downloads.Options{
+		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.downloads,
+	})
+	// All kinds of tasks are registered now: what an earlier instance has left can go on.
+	if err := p.tasks.Resume(context.Background()); err != nil {
+		return nil, err
+	}
+	return fileserver.New(fileserver.Options{
+		Provider: start.Provider, Start: start, Files: p.files, Log: a.Log(),
+		Routes: slices.Concat(p.uploads.Routes(), p.downloads.Routes(), []fileserver.Route{taskapi.Route(p.tasks)}),
+	}), nil
+}
+
+// configure takes over settings that have changed.
+func (p *parts) configure(a *instance.Agent) {
+	set, err := settingsOf(a.Start())
+	if err != nil {
+		a.Log().Error("the new settings are not usable, keeping the old ones", "error", err)
+		return
+	}
+	p.files.SetSettings(set.files)
+	p.uploads.SetSettings(set.uploads)
+	p.downloads.SetSettings(set.downloads)
+}
+
+// close ends what still runs. It is called after the last request.
+func (p *parts) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if p.uploads != nil {
+		_ = p.uploads.Close(ctx) // what is not complete is sent again
+	}
+	if p.files != nil {
+		_ = p.tasks.Close(ctx) // what is not given back now is taken up a little later
+		_ = p.files.Close(ctx)
+	}
+}
+
+// settings are the settings of all parts.
+type settings struct {
+	files     files.Settings
+	uploads   uploads.Settings
+	downloads downloads.Settings
+}
+
+func settingsOf(start ipcapi.Start) (settings, error) {
+	f, l := start.Files, start.Links
+	follow, err := drives.ParseFollow(f.FollowSymlinks)
+	if err != nil {
+		return settings{}, err
+	}
+	return settings{
+		files: files.Settings{
+			Follow: follow, MaxBrowseEntries: f.MaxBrowseEntries, JobFolder: f.JobFolder, Unmanaged: f.Unmanaged,
+		},
+		uploads: uploads.Settings{
+			Follow: follow, PublicURL: l.PublicURL, Origins: l.Origins, Streams: l.UploadStreams, Bytes: l.UploadBytes, NoSync: l.UploadNoSync,
+		},
+		downloads: downloads.Settings{
+			Follow: follow, PublicURL: l.PublicURL, Origins: l.Origins, NoDirectories: l.NoDirectories, NoRanges: l.NoRanges,
+		},
 	}, nil
 }
 

@@ -134,7 +134,7 @@ var layers = [][]string{
 	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser"},
 	{"ipcapi", "config", "store", "coreapi"},
 	{"outbox", "onetime", "drives", "events", "products"},
-	{"usermap", "launcher", "files", "driveplan", "instance"},
+	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance"},
 	{"fileserver", "integration", "operator", "gateway"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},
 }

@@ -33,20 +33,25 @@ func (s *Service) drive(st *state, d *providerapi.Drive) (drives.Ref, error) {
 	if err != nil {
 		return ref, err
 	}
-	k := knownDrive{base: d.ProviderGeneratedID, product: d.Specification.Product}
-	s.known.mu.Lock()
-	defer s.known.mu.Unlock()
-	if old, ok := s.known.byID[d.ID]; !ok {
-		if len(s.known.order) == maxKnown {
-			delete(s.known.byID, s.known.order[0])
-			s.known.order = append(s.known.order[:0], s.known.order[1:]...)
-		}
-		s.known.order = append(s.known.order, d.ID)
-	} else if old == k {
-		return ref, nil
-	}
-	s.known.byID[d.ID] = k
+	s.known.remember(d)
 	return ref, nil
+}
+
+// remember notes the drive of a request, or one that the server has found.
+func (n *known) remember(d *providerapi.Drive) {
+	k := knownDrive{base: d.ProviderGeneratedID, product: d.Specification.Product}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if old, ok := n.byID[d.ID]; !ok {
+		if len(n.order) == maxKnown {
+			delete(n.byID, n.order[0])
+			n.order = append(n.order[:0], n.order[1:]...)
+		}
+		n.order = append(n.order, d.ID)
+	} else if old == k {
+		return
+	}
+	n.byID[d.ID] = k
 }
 
 // driveByID gives a drive with the permissions that the request came with.
@@ -70,6 +75,7 @@ func (s *Service) driveByID(ctx context.Context, id ident.DriveID, permissions *
 	if d.ID != id {
 		return nil, failure.New(failure.NotFound, "This drive is not known here")
 	}
+	s.known.remember(&d)
 	d.Permissions = permissions
 	return &d, nil
 }

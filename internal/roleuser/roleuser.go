@@ -17,9 +17,11 @@ import (
 	"ucloud-im/internal/drives"
 	"ucloud-im/internal/files"
 	"ucloud-im/internal/fileserver"
+	"ucloud-im/internal/ident"
 	"ucloud-im/internal/instance"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/taskapi"
 	"ucloud-im/internal/tasks"
 	"ucloud-im/internal/uploads"
@@ -65,6 +67,7 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 	p.files = files.New(files.Options{
 		Provider: start.Provider, Settings: set.files, Log: a.Log(), Tasks: p.tasks,
 		StaleGroups: func(ctx context.Context) bool { return askReplacement(ctx, a) },
+		FindDrive:   func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error) { return findDrive(ctx, a, id) },
 	})
 	p.uploads = uploads.New(uploads.Options{
 		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.uploads, Failed: p.uploadFailed(a.Log()),

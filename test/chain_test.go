@@ -135,7 +135,7 @@ func TestTwoUsers(t *testing.T) {
 	w.checkProcesses(ada, grace)
 
 	// Core refuses a drive that is not shared.
-	if _, err := w.browse(grace, ada.home()); status(err) != http.StatusNotFound {
+	if _, err := w.browse(grace, ada.home()); status(err) != http.StatusForbidden {
 		t.Errorf("through Core: %v", err)
 	}
 	// A Core that is wrong, or taken over, sends it nevertheless: the kernel refuses.

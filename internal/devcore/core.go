@@ -70,6 +70,8 @@ type Core struct {
 	calls      map[string]int // provider -> Core calls by path
 	coreToken  cachedToken
 	tasks      []providerapi.Task // by id, from 1
+
+	tasksChanged chan struct{} // closed and replaced at each change of a task
 }
 
 type user struct {
@@ -131,6 +133,7 @@ func New(o Options) (*Core, error) {
 		categories: map[string]*category{}, wallets: map[walletKey]*wallet{},
 		drives: map[ident.DriveID]*providerapi.Drive{}, byPGID: map[string]ident.DriveID{}, nextID: 3,
 		sessions: map[*eventSession]struct{}{}, logins: map[string]ident.UCloudUser{}, calls: map[string]int{},
+		tasksChanged: make(chan struct{}),
 	}, nil
 }
 

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
-	"path"
 	"sort"
-	"strconv"
 	"strings"
 	"time"
 
@@ -31,17 +29,14 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 	mux.HandleFunc("POST /api/files/collections/control/register", c.control(c.serveRegisterDrives))
 	mux.HandleFunc("GET /api/files/collections/control/browse", c.control(c.serveBrowseDrives))
 	mux.HandleFunc("GET /api/files/collections/control/retrieve", c.control(c.serveRetrieveDrive))
-	mux.HandleFunc("POST /api/tasks", c.control(c.serveCreateTask))
-	mux.HandleFunc("POST /api/tasks/postStatus", c.control(c.servePostTaskStatus))
 	// Calls of end users.
 	mux.HandleFunc("POST /auth/loginServer", c.serveLogin)
 	mux.HandleFunc("GET /api/providers/integration/browse", c.endUser(c.serveConnections))
 	mux.HandleFunc("POST /api/providers/integration/connect", c.endUser(c.serveConnect))
 	mux.HandleFunc("POST /api/providers/integration/clearConnection", c.endUser(c.serveDisconnect))
 	mux.HandleFunc("GET /api/files/collections/browse", c.endUser(c.serveUserDrives))
-	mux.HandleFunc("GET /api/files/browse", c.endUser(c.serveBrowseFiles))
-	mux.HandleFunc("GET /api/files/retrieve", c.endUser(c.serveRetrieveFile))
-	mux.HandleFunc("POST /api/files/folder", c.endUser(c.serveCreateFolder))
+	c.handleFiles(mux)
+	c.handleTasks(mux)
 	// Development only.
 	mux.HandleFunc("GET /api/dev/state", c.development(c.serveState))
 	mux.HandleFunc("POST /api/dev/allocate", c.development(c.serveAllocate))
@@ -49,15 +44,18 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 		respond(w, http.StatusOK, c.Violations())
 	}))
 	if console != nil {
-		mux.Handle("GET /", secure(http.FileServerFS(console)))
+		mux.Handle("GET /", c.secure(http.FileServerFS(console)))
 	}
 	return mux
 }
 
 // secure sets the headers that keep the console from being framed or from running anything but its own files.
-func secure(h http.Handler) http.Handler {
+// Uploads go from the page straight to the provider's gateway, so its address is the one foreign one that it may talk to.
+func (c *Core) secure(h http.Handler) http.Handler {
+	policy := "default-src 'self'; connect-src 'self' " + socketURL(c.opt.ProviderURL) +
+		"; img-src 'self' data:; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
+		w.Header().Set("Content-Security-Policy", policy)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Referrer-Policy", "no-referrer")
 		w.Header().Set("Cache-Control", "no-cache")
@@ -233,6 +231,10 @@ func (c *Core) userViewLocked(d *providerapi.Drive, who ident.UCloudUser) *provi
 		return nil
 	}
 	v.Permissions = perms
+	// How Core recognises homes and member files (contract 12 section 1.1).
+	v.Status.PreferredDrive = d.Owner.CreatedBy == who &&
+		(strings.HasPrefix(d.ProviderGeneratedID, "h-") || strings.HasPrefix(d.ProviderGeneratedID, "pm-"))
+	c.resolveLocked(&v)
 	return &v
 }
 
@@ -247,142 +249,6 @@ func (c *Core) serveUserDrives(w http.ResponseWriter, _ *http.Request, who ident
 	c.mu.Unlock()
 	sort.Slice(page.Items, func(i, j int) bool { return page.Items[i].ID < page.Items[j].ID })
 	respond(w, http.StatusOK, page)
-}
-
-// driveFor finds the drive of a path as Core does: by the first component of the cleaned path. The path itself is
-// forwarded as the user sent it.
-func (c *Core) driveFor(w http.ResponseWriter, p string, who ident.UCloudUser, need providerapi.Permission) *providerapi.Drive {
-	id, _, _ := strings.Cut(strings.TrimPrefix(path.Clean("/"+p), "/"), "/")
-	c.mu.Lock()
-	var v *providerapi.Drive
-	if d := c.drives[ident.DriveID(id)]; d != nil {
-		v = c.userViewLocked(d, who)
-	}
-	c.mu.Unlock()
-	if v == nil || !v.May(need) {
-		errorBody(w, http.StatusNotFound, "Not found")
-		return nil
-	}
-	return v
-}
-
-// fullFlags are the flags as Core sends them: all keys, always.
-type fullFlags struct {
-	IncludeOthers         bool              `json:"includeOthers"`
-	IncludeUpdates        bool              `json:"includeUpdates"`
-	IncludeSupport        bool              `json:"includeSupport"`
-	IncludeProduct        bool              `json:"includeProduct"`
-	FilterLabels          map[string]string `json:"filterLabels"`
-	FilterCreatedBy       *string           `json:"filterCreatedBy"`
-	FilterCreatedAfter    *uint64           `json:"filterCreatedAfter"`
-	FilterCreatedBefore   *uint64           `json:"filterCreatedBefore"`
-	FilterProvider        *string           `json:"filterProvider"`
-	FilterProductID       *string           `json:"filterProductId"`
-	FilterProductCategory *string           `json:"filterProductCategory"`
-	HideProductID         *string           `json:"hideProductId"`
-	HideProductCategory   *string           `json:"hideProductCategory"`
-	HideProvider          *string           `json:"hideProvider"`
-	FilterProviderIDs     *string           `json:"filterProviderIds"`
-	FilterIDs             *string           `json:"filterIds"`
-	SortBy                *string           `json:"sortBy"`
-	SortDirection         *string           `json:"sortDirection"`
-	providerapi.FileFlags
-}
-
-func flagsOf(r *http.Request) fullFlags {
-	q := r.URL.Query()
-	text := func(name string) *string {
-		if v := q.Get(name); v != "" {
-			return &v
-		}
-		return nil
-	}
-	boolean := func(name string) *bool {
-		if v, err := strconv.ParseBool(q.Get(name)); err == nil {
-			return &v
-		}
-		return nil
-	}
-	return fullFlags{
-		FilterLabels: map[string]string{}, SortBy: text("sortBy"), SortDirection: text("sortDirection"),
-		FileFlags: providerapi.FileFlags{
-			IncludePermissions: boolean("includePermissions"), IncludeTimestamps: boolean("includeTimestamps"),
-			IncludeSizes: boolean("includeSizes"), IncludeUnixInfo: boolean("includeUnixInfo"),
-			IncludeMetadata: boolean("includeMetadata"), Path: text("path"), FilterHiddenFiles: boolean("filterHiddenFiles"),
-			FilterByFileExtension: text("filterByFileExtension"),
-		},
-	}
-}
-
-func (c *Core) serveBrowseFiles(w http.ResponseWriter, r *http.Request, who ident.UCloudUser) {
-	q := r.URL.Query()
-	drive := c.driveFor(w, q.Get("path"), who, providerapi.PermissionRead)
-	if drive == nil {
-		return
-	}
-	n, _ := strconv.Atoi(q.Get("itemsPerPage"))
-	flags := flagsOf(r)
-	request := map[string]any{
-		"resolvedCollection": drive,
-		// The capital letter is Core's (contract 00 section 3).
-		"Browse": map[string]any{
-			"flags": flags, "itemsPerPage": n, "next": optional(q.Get("next")),
-			"sortBy": flags.SortBy, "sortDirection": flags.SortDirection,
-		},
-	}
-	var page providerapi.Page[providerapi.File]
-	if err := c.Call(r.Context(), who, http.MethodPost, "/ucloud/"+c.opt.Provider+"/files/browse", request, &page); err != nil {
-		fail(w, err)
-		return
-	}
-	respond(w, http.StatusOK, page)
-}
-
-func optional(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
-}
-
-func (c *Core) serveRetrieveFile(w http.ResponseWriter, r *http.Request, who ident.UCloudUser) {
-	id := r.URL.Query().Get("id")
-	drive := c.driveFor(w, id, who, providerapi.PermissionRead)
-	if drive == nil {
-		return
-	}
-	request := map[string]any{"resolvedCollection": drive, "retrieve": map[string]any{"flags": flagsOf(r), "id": id}}
-	var file providerapi.File
-	if err := c.Call(r.Context(), who, http.MethodPost, "/ucloud/"+c.opt.Provider+"/files/retrieve", request, &file); err != nil {
-		fail(w, err)
-		return
-	}
-	respond(w, http.StatusOK, file)
-}
-
-func (c *Core) serveCreateFolder(w http.ResponseWriter, r *http.Request, who ident.UCloudUser) {
-	type item struct {
-		ID             string                     `json:"id"`
-		ConflictPolicy providerapi.ConflictPolicy `json:"conflictPolicy"`
-	}
-	req, ok := decode[providerapi.BulkRequest[item]](w, r)
-	if !ok {
-		return
-	}
-	var request providerapi.BulkRequest[providerapi.CreateFolder]
-	for _, it := range req.Items {
-		drive := c.driveFor(w, it.ID, who, providerapi.PermissionEdit)
-		if drive == nil {
-			return
-		}
-		request.Items = append(request.Items, providerapi.CreateFolder{ID: it.ID, ConflictPolicy: it.ConflictPolicy, ResolvedCollection: *drive})
-	}
-	var res providerapi.BulkResponse[providerapi.Empty]
-	if err := c.Call(r.Context(), who, http.MethodPost, "/ucloud/"+c.opt.Provider+"/files/folder", request, &res); err != nil {
-		fail(w, err)
-		return
-	}
-	respond(w, http.StatusOK, res)
 }
 
 // serveState tells the console what there is.

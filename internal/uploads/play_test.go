@@ -239,10 +239,7 @@ var _ browserlink.Store = disk{}
 // TestKill kills the process at random moments of uploads, and goes on until everything is there.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	kills := 60
-	if testing.Short() {
-		kills = 12
-	}
+	kills := rounds(60, 15)
 	dir, state := t.TempDir(), disk{t.TempDir()}
 	folderToken := state.session(t, dir, "/in", folder, rename)
 	sizes := map[string]int64{}
@@ -316,12 +313,8 @@ func TestKill(t *testing.T) {
 // TestKillSingleFile: however often the process is killed around the end of a file, its session makes one file of it.
 func TestKillSingleFile(t *testing.T) {
 	t.Parallel()
-	rounds := 40
-	if testing.Short() {
-		rounds = 8
-	}
 	dir, state := t.TempDir(), disk{t.TempDir()}
-	for round := range rounds {
+	for round := range rounds(40, 8) {
 		name := fmt.Sprint("f", round)
 		write(t, filepath.Join(dir, name), "in the way")
 		token := state.session(t, dir, "/"+name, kindFile, rename)
@@ -331,19 +324,15 @@ func TestKillSingleFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var end *time.Timer
 			f := sourceOf("", 100_000)
 			open := f.Open
 			f.Open = func() (io.ReadCloser, error) {
 				if try < 2 {
-					end = time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, p.kill)
+					time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, p.kill)
 				}
 				return open()
 			}
 			_, err = c.Send(t.Context(), seqOf(f))
-			if end != nil {
-				end.Stop()
-			}
 			c.Abort()
 			p.kill()
 			if err == nil && try >= 1 { // once more, as if the last answer had been lost

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,6 +138,7 @@ type world struct {
 	http    *httptest.Server
 	reports chan Report
 	closed  chan Info
+	narrow  atomic.Bool // new connections have small buffers in the kernel
 }
 
 // newWorld starts a service over a drive. change may alter the options.
@@ -159,6 +162,13 @@ func newWorld(tb testing.TB, dir string, change func(*Options)) *world {
 	}
 	w.svc = New(o)
 	w.http.Config.Handler = gateway(tb, w.svc, log)
+	w.http.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if tcp, ok := c.(*net.TCPConn); ok && w.narrow.Load() {
+			tcp.SetReadBuffer(narrowBytes)
+			tcp.SetWriteBuffer(narrowBytes)
+		}
+		return ctx
+	}
 	w.http.Start()
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -260,9 +270,23 @@ type script struct {
 	done int32 // the last count
 }
 
+// narrowBytes is what the kernel keeps of a narrow connection on the way, so that who does not read is noticed soon.
+const narrowBytes = 16 << 10
+
 func (w *world) dial(s UploadSession) *script {
 	w.tb.Helper()
-	ws, _, err := websocket.Dial(w.tb.Context(), s.Endpoint, nil)
+	opts := &websocket.DialOptions{HTTPClient: http.DefaultClient}
+	if w.narrow.Load() {
+		opts.HTTPClient = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			if tcp, ok := c.(*net.TCPConn); ok {
+				tcp.SetReadBuffer(narrowBytes)
+				tcp.SetWriteBuffer(narrowBytes)
+			}
+			return c, err
+		}}}
+	}
+	ws, _, err := websocket.Dial(w.tb.Context(), s.Endpoint, opts)
 	if err != nil {
 		w.tb.Fatal(err)
 	}

@@ -98,6 +98,7 @@ func TestAnswersNotTaken(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(w.dir, "f"), time.Time{}, time.UnixMilli(someTime)); err != nil {
 		t.Fatal(err)
 	}
+	w.narrow.Store(true)
 	c := w.dial(w.session("", folder, rename))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

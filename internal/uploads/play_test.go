@@ -32,6 +32,7 @@ import (
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/testkit"
+	"ucloud-im/internal/testkit/quotafs"
 	"ucloud-im/internal/uploads/client"
 )
 
@@ -419,8 +420,7 @@ const someUID = 61_234 // of nobody
 // TestQuota: a real quota, which counts for everybody but root.
 func TestQuota(t *testing.T) {
 	t.Parallel()
-	testkit.Require(t, testkit.Root)
-	dir := smallQuota(t)
+	dir := quotafs.Mount(t, 1<<20)
 	state := disk{stateDir(t)}
 	if err := os.Mkdir(filepath.Join(dir, "d"), 0o777); err != nil {
 		t.Fatal(err)
@@ -451,17 +451,6 @@ func TestQuota(t *testing.T) {
 	if got := tree(t, dir); len(got) != 2 || got["d/fine"] != "0123456789" {
 		t.Errorf("%d entries", len(got))
 	}
-}
-
-func smallQuota(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=20m,mode=777,usrquota,usrquota_block_hardlimit=1m"); err != nil {
-		testkit.Require(t, testkit.Requirement{Name: "tmpfs with quota (Linux 6.6)", Missing: func() error { return err }})
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	passable(t, dir)
-	return dir
 }
 
 // stateDir is a directory that another account may use.

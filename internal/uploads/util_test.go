@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,6 +49,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("UPLOADS_TEST_DIR"); dir != "" {
 		playServer(dir)
 		return
+	}
+	if err := flag.Set("rapid.checks", strconv.Itoa(rounds(100, 40))); err != nil { // the command line comes later, and counts
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -1,6 +1,9 @@
 package config
 
-import "log/slog"
+import (
+	"log/slog"
+	"net/netip"
+)
 
 // IPC is the socket for instances, gateway and command line (contract 40 section 5).
 type IPC struct {
@@ -136,8 +139,15 @@ type Tasks struct {
 
 // Transfers are copies between providers.
 type Transfers struct {
-	Enabled      bool     `key:"enabled" default:"true" doc:"Offer transfers."`
-	AllowedPeers []string `key:"allowedPeers" default:"[\"*\"]" doc:"Provider ids, or *. A provider may limit its partners for legal reasons."`
+	Enabled         bool           `key:"enabled" default:"true" doc:"Offer transfers."`
+	Outgoing        bool           `key:"outgoing" default:"true" doc:"Users may send to other providers."`
+	Incoming        bool           `key:"incoming" default:"true" doc:"Users may receive from other providers."`
+	AllowedPeers    []string       `key:"allowedPeers" default:"[\"*\"]" doc:"Provider ids, or *. A provider may limit its partners for legal reasons."`
+	MaxSize         Size           `key:"maxSize" default:"0" zero:"yes" doc:"Largest transfer in bytes; 0 = no bound."`
+	Connections     int            `key:"connections" default:"4" min:"1" max:"16" doc:"Connections of one outgoing transfer."`
+	AllowedNetworks []netip.Prefix `key:"allowedNetworks" default:"[]" doc:"Networks that may be sent to although they are private, loopback or otherwise not public."`
+	Ports           []int          `key:"ports" default:"[443]" min:"1" max:"65535" doc:"Ports of other providers that may be connected to; an empty list allows all."`
+	CAFile          Path           `key:"caFile" exists:"file" defaultDoc:"the system's trust store" doc:"Extra trust anchors for other providers, PEM."`
 }
 
 // Scripts are the defaults of all extension scripts (contract 42).

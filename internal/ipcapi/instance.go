@@ -83,9 +83,10 @@ type Start struct {
 	// database. The result comes with [Ready].
 	CheckAccount bool `json:"checkAccount,omitempty"`
 
-	LogLevel string        `json:"logLevel"`
-	Files    FilesSettings `json:"files"`
-	Links    LinkSettings  `json:"links"`
+	LogLevel  string           `json:"logLevel"`
+	Files     FilesSettings    `json:"files"`
+	Links     LinkSettings     `json:"links"`
+	Transfers TransferSettings `json:"transfers"`
 }
 
 // FilesSettings are the settings of package files.

@@ -96,6 +96,7 @@ func startDocument(cfg *config.Config) ipcapi.Start {
 	if slurm := cfg.Services.Slurm; slurm != nil {
 		start.Files.JobFolder = slurm.JobFolder
 	}
+	start.Transfers = transferSettings(cfg)
 	return start
 }
 
@@ -112,6 +113,27 @@ func downloadLimits(cfg *config.Config) onetime.Limits {
 		Total:    max(onetime.DownloadLimits.Total, time.Duration(d.TokenLifetime)+time.Duration(d.TokenInUse)),
 		FirstUse: time.Duration(d.TokenLifetime), Idle: time.Duration(d.TokenInUse), Uses: onetime.Unlimited,
 	}
+}
+
+// transferSettings are the settings of transfers for instances.
+func transferSettings(cfg *config.Config) ipcapi.TransferSettings {
+	t := cfg.Transfers
+	out := ipcapi.TransferSettings{
+		Outgoing: t.Enabled && t.Outgoing, Incoming: t.Enabled && t.Incoming, Peers: t.AllowedPeers, MaxBytes: t.MaxSize.Bytes(),
+		Connections: t.Connections, Ports: t.Ports, Plain: cfg.Development.Enabled,
+	}
+	for _, n := range t.AllowedNetworks {
+		out.Networks = append(out.Networks, n.String())
+	}
+	if file := t.CAFile.String(); file != "" {
+		// The service account may read it, and users need not. Without it connections fail, which says so.
+		roots, err := os.ReadFile(file)
+		if err != nil {
+			slog.Error("the trust anchors for transfers cannot be read, those of the system are used", "error", err)
+		}
+		out.Roots = string(roots)
+	}
+	return out
 }
 
 func maintenance(cfg *config.Config) integration.Maintenance {

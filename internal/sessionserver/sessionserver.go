@@ -38,6 +38,10 @@ import (
 // TransferLimits are the limits of uploads by other providers: a transfer may pause for long (contract 13 section 2.4).
 var TransferLimits = onetime.Limits{Total: 365 * 24 * time.Hour, Idle: 30 * 24 * time.Hour, Uses: onetime.Unlimited}
 
+// SourceLimits are the limits between the first and the last step of a transfer to another provider. Core makes them in
+// one go; a repetition of the last step finds the same task.
+var SourceLimits = onetime.Limits{Total: 24 * time.Hour, Uses: onetime.Unlimited}
+
 // Options are what the handlers need.
 type Options struct {
 	Store  *store.Store    // required
@@ -99,6 +103,8 @@ func (s *Server) limits(purpose string) (onetime.Limits, error) {
 		return s.o.Download(), nil
 	case ipcapi.PurposeTransfer:
 		return TransferLimits, nil
+	case ipcapi.PurposeSource:
+		return SourceLimits, nil
 	}
 	return onetime.Limits{}, failure.New(failure.Invalid, "The purpose of the session is unknown")
 }
@@ -183,7 +189,7 @@ func makeRoom(tx *store.Tx, user ident.UCloudUser, purpose string) (freed int, e
 // has registered itself it knows better than the record. Permissions inside of a project are Core's, and are not known
 // here: they were checked by Core and by the instance when the session was made.
 func allowed(tx *store.Tx, user ident.UCloudUser, purpose string, rec *record, creating bool) error {
-	write := purpose != ipcapi.PurposeDownload
+	write := purpose != ipcapi.PurposeDownload && purpose != ipcapi.PurposeSource
 	owner, category := rec.Owner, rec.Category
 	d, err := tx.DriveByID(rec.Drive)
 	switch {

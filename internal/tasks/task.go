@@ -104,6 +104,13 @@ func (t *Task) Checkpoint(ctx context.Context) error {
 	}
 }
 
+// Paused tells whether the task is to stand still, for a Runner that has to end something before it calls Checkpoint.
+func (t *Task) Paused() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.gate != nil
+}
+
 // Save stores where the task would continue, at most [ipcapi.MaxTaskSaved]. It is durable when Save returns nil. Each
 // call costs a transaction of the server's database, so call it every few seconds at most; it waits if it is called too
 // often, or while the server is away. The error is the cause with which the task ends, or tells that state is too long.

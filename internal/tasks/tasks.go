@@ -38,6 +38,7 @@ type Spec struct {
 	// [Task.Checkpoint] at least once per second of work.
 	CanPause, CanCancel bool
 	Hidden              bool            // the user is not shown the task
+	Key                 []byte          // 16 bytes; a second task with the same key is the first one. nil: random
 	Params              json.RawMessage // what the Runner needs, at most [ipcapi.MaxTaskParams]
 }
 
@@ -138,8 +139,11 @@ func (m *Manager) Submit(ctx context.Context, s Spec) (id int64, err error) {
 		Hidden: s.Hidden, Params: s.Params,
 	}
 	rand.Read(req.Key) //nolint:errcheck // never fails
+	if s.Key != nil {
+		req.Key = s.Key
+	}
 	m.mu.Lock()
-	known, closed := m.runners[s.Kind] != nil, m.closed
+	known, closed := m.runners[s.Kind] != nil || s.Kind == ipcapi.TaskReceive, m.closed
 	m.mu.Unlock()
 	switch {
 	case !known:

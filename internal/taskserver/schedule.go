@@ -89,7 +89,7 @@ func (s *Service) load(ctx context.Context) error {
 	now := s.o.Now()
 	for _, row := range rows {
 		t := s.add(row)
-		if row.State == store.TaskRunning {
+		if row.State == store.TaskRunning && !passive(row.Kind) {
 			t.run = &run{lost: now, since: row.StateAt}
 			s.lost[row.ID] = t
 		}

@@ -168,6 +168,7 @@ func (s *Service) Register(srv *ipc.Server, box *outbox.Outbox) {
 	ipc.Handle(srv, ipcapi.TaskReport, s.report)
 	ipc.Handle(srv, ipcapi.TaskSave, s.save)
 	ipc.Handle(srv, ipcapi.TaskControl, s.control)
+	ipc.Handle(srv, ipcapi.TransferUpdate, s.transfer)
 	ipc.HandleStream(srv, ipcapi.TaskList, s.list)
 	ipc.Handle(srv, ipcapi.TaskCancel, s.cancel)
 
@@ -332,7 +333,7 @@ func (s *Service) take(t *task, row store.Task) {
 		return
 	}
 	count := func(state store.TaskState, n int) {
-		if state == store.TaskRunning {
+		if state == store.TaskRunning && !passive(row.Kind) {
 			s.running += n
 			t.owner.running += n
 		}
@@ -383,6 +384,11 @@ func (s *Service) finish(ctx context.Context, t *task, state store.TaskState, te
 		}[state]
 	}
 	return s.change(ctx, t, row, func(tx *store.Tx) error {
+		if passive(row.Kind) {
+			if err := closeSession(tx, row); err != nil {
+				return err
+			}
+		}
 		if row.Core == store.TaskCoreNone {
 			return nil
 		}

@@ -97,7 +97,7 @@ func (s *Service) claim(ctx context.Context, sess *session, c ipcapi.TaskClaim) 
 		return nil
 	case ended != nil && ended.Attempt == c.Attempt && ended.State == store.TaskSucceeded:
 		return nil // its report came through, and it does not know yet
-	case ended != nil, t.row.Attempt != c.Attempt, t.run != nil && t.run.sess != nil && t.run.sess.pid != sess.pid:
+	case ended != nil, t.row.Attempt != c.Attempt, passive(t.row.Kind), t.run != nil && t.run.sess != nil && t.run.sess.pid != sess.pid:
 		sess.notify(ipcapi.TaskItemDrop, c.TaskRun)
 		return nil
 	}
@@ -250,7 +250,7 @@ func (sess *session) take() []ipcapi.TaskItem {
 func (o *owner) announce() {
 	n := 0
 	for _, t := range o.tasks {
-		if t.row.State != store.TaskSuspended {
+		if t.row.State != store.TaskSuspended && !passive(t.row.Kind) {
 			n++
 		}
 	}

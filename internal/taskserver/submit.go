@@ -80,6 +80,9 @@ func (s *Service) insert(ctx context.Context, k ownerKey, req ipcapi.TaskSubmiss
 		CanPause: req.CanPause, CanCancel: req.CanCancel, Params: req.Params, State: store.TaskQueued, Percent: -1,
 		CreatedAt: now, UpdatedAt: now, StateAt: now,
 	}
+	if passive(row.Kind) {
+		row.State = store.TaskRunning
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	err := s.update(ctx, func(tx *store.Tx) error {

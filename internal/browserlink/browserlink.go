@@ -43,6 +43,22 @@ var _ Store = Client{}
 // callTimeout bounds a call to the server. Core waits 5 s for the creation of a session.
 const callTimeout = 4 * time.Second
 
+// busyPause is between two attempts of a call that comes too fast for the server. A browser into which many single files
+// are dropped asks for a session for each of them, and for the user they would be failed uploads.
+const busyPause = 100 * time.Millisecond
+
+// sleep waits, and tells whether the context still lives.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 func invoke[Req, Resp any](ctx context.Context, c Client, call ipc.Call[Req, Resp], req Req) (resp Resp, err error) {
 	server, err := c.Server()
 	if err != nil {
@@ -50,7 +66,12 @@ func invoke[Req, Resp any](ctx context.Context, c Client, call ipc.Call[Req, Res
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	resp, err = ipc.Invoke(ctx, server, call, req)
+	for {
+		resp, err = ipc.Invoke(ctx, server, call, req)
+		if !failure.Is(err, failure.TooMany) || !sleep(ctx, busyPause) {
+			break
+		}
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = failure.Wrap(err, failure.Unavailable, "The provider's service does not answer, try again in a moment")
 	}

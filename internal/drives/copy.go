@@ -114,14 +114,14 @@ func (f *Draft) Keep(n Node) error {
 	return utimens(f.fd, [2]unix.Timespec{n.Accessed, n.Modified})
 }
 
-// Keep gives the directory the permission bits and the times of a node. The setgid bit is left as it is: it says which
-// group new files have here. The directory must be open for reading.
+// Keep gives the directory the permission bits, the sticky bit and the times of a node. The setgid bit is left as it is:
+// it says which group new files have here. The directory must be open for reading.
 func (d *Dir) Keep(n Node) error {
 	self, err := d.Self()
 	if err != nil {
 		return err
 	}
-	if err := unix.Fchmod(d.fd, n.Mode&0o777|self.Mode&0o7000); err != nil {
+	if err := unix.Fchmod(d.fd, n.Mode&0o1777|self.Mode&0o6000); err != nil {
 		return err
 	}
 	return unix.UtimesNanoAt(d.fd, ".", []unix.Timespec{n.Accessed, n.Modified}, 0)

@@ -64,11 +64,13 @@ func TestTorture(t *testing.T) {
 				t.Fatalf("%q is another file after the move", rel)
 			}
 		}
+		d.move("moved\n\xff", "copy", providerapi.ConflictReject, http.StatusOK)
+		d.move("tree", "tree too", providerapi.ConflictReject, http.StatusOK)
 		note := make([]byte, 10)
-		if n, err := unix.Getxattr(d.local("moved\n\xff/attributes/with attribute"), "user.note", note); err != nil || string(note[:n]) != "kept" {
+		if n, err := unix.Getxattr(d.local("tree too/attributes/with attribute"), "user.note", note); err != nil || string(note[:n]) != "kept" {
 			t.Errorf("the attribute after a move: %q, %v", note, err)
 		}
-		d.move("moved\n\xff", "copy", providerapi.ConflictReject, http.StatusOK)
+		d.move("tree too", "tree", providerapi.ConflictReject, http.StatusOK)
 		d.trash("copy", http.StatusOK)
 		same(t, "what is in the trash", before, snapshot(t, d.local("Trash/copy")))
 		d.move("copy(1)", "copy", providerapi.ConflictReject, http.StatusOK)

@@ -26,12 +26,13 @@ type siteNames struct {
 	account, group, program string
 	stateDir, ipcDir        string
 	logDir                  string // empty: logs go elsewhere
+	spool                   string // for requests of extension scripts
 }
 
 func (a *app) siteNames() siteNames {
 	n := siteNames{
 		account: defaultServiceAccount, group: "ucloud_users", program: "/usr/libexec/ucloud/ucloud-user",
-		stateDir: "/var/lib/ucloud", ipcDir: filepath.Dir(DefaultSocket),
+		stateDir: "/var/lib/ucloud", ipcDir: filepath.Dir(DefaultSocket), spool: "/var/spool/ucloud/requests",
 	}
 	c, problems := config.Load(a.dir(), config.Options{Role: config.RoleCLI, Getenv: a.getenv})
 	if c == nil {
@@ -41,7 +42,7 @@ func (a *app) siteNames() siteNames {
 		return n
 	}
 	n.group, n.program = string(c.UserInstances.Group), string(c.UserInstances.Executable)
-	n.stateDir, n.ipcDir = string(c.StateDirectory), string(c.IPC.Directory)
+	n.stateDir, n.ipcDir, n.spool = string(c.StateDirectory), string(c.IPC.Directory), string(c.Scripts.Spool)
 	if c.Logs.Destination == "file" {
 		n.logDir = string(c.Logs.Directory)
 	}
@@ -152,6 +153,9 @@ func (n siteNames) directories() []wantedDir {
 		{n.stateDir, 0o700},
 		{n.ipcDir, 0o755}, // everybody must reach the socket
 		{filepath.Join(n.ipcDir, "private"), 0o700},
+	}
+	if n.spool != "" {
+		dirs = append(dirs, wantedDir{n.spool, 0o700})
 	}
 	if n.logDir != "" {
 		dirs = append(dirs, wantedDir{n.logDir, 0o750})

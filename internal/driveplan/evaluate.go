@@ -179,6 +179,9 @@ func unsent(s store.DriveState) bool { return s == store.DriveDesired || s == st
 
 // prepare makes sure that the directory is there.
 func (p *Planner) prepare(ctx context.Context, l located) error {
+	if l.locator.Owned != nil {
+		return checkOwned(ctx, l)
+	}
 	err := checkDirectory(l.root, l.drive.Path)
 	if err == nil || !missing(err) || l.locator.Create == nil {
 		return err

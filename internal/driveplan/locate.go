@@ -84,9 +84,12 @@ type Locator struct {
 	Ready func(ctx context.Context, d store.Drive) (why string, err error)
 	// Create makes the directory. Nil: somebody else does, and we wait until it is there.
 	Create func(ctx context.Context, d Directory) error
-	// Owner and Group give names for the new directory; only used with Create.
+	// Owned turns the names of owner and group into numbers. With it a directory is used only if a user's belongs to that
+	// owner, and a project's to that group. Nil: whose it is does not matter.
+	Owned func(ctx context.Context, owner, group string) (ident.UID, ident.GID, error)
+	// Owner and Group give the names that the directory should have.
 	Owner, Group func(Vars) (string, error)
-	Mode         uint32 // permission bits of the new directory
+	Mode         uint32 // permission bits that the directory should have
 }
 
 // Directory is what Create has to make. It must be harmless when the directory exists already.

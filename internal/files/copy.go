@@ -64,6 +64,9 @@ func (s *Service) copy(ctx context.Context, item *providerapi.MoveFile) error {
 	if path.IsRoot() || to.path.IsRoot() {
 		return failure.New(failure.Invalid, "A drive cannot be copied or replaced")
 	}
+	if err := s.writable(ctx, &item.ResolvedNewCollection); err != nil {
+		return err
+	}
 	if s.o.Tasks == nil {
 		return errNoTasks
 	}

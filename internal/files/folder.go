@@ -57,6 +57,9 @@ func (s *Service) createFolder(ctx context.Context, item *providerapi.CreateFold
 	if err != nil {
 		return err
 	}
+	if err := s.writable(ctx, &item.ResolvedCollection); err != nil {
+		return err
+	}
 	_, err = run(ctx, s.gate, ref.Base(), func() (struct{}, error) {
 		return struct{}{}, makeFolder(ref, p, policy)
 	}, nil)

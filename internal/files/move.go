@@ -55,10 +55,20 @@ func (s *Service) move(ctx context.Context, item *providerapi.MoveFile) error {
 	if from.path.IsRoot() || to.path.IsRoot() {
 		return failure.New(failure.Invalid, "A drive cannot be moved or replaced")
 	}
+	if !sameWallet(&item.ResolvedOldCollection, &item.ResolvedNewCollection) {
+		if err := s.writable(ctx, &item.ResolvedNewCollection); err != nil {
+			return err
+		}
+	}
 	_, err = runBoth(ctx, s.gate, from.ref.Base(), to.ref.Base(), func() (struct{}, error) {
 		return struct{}{}, s.movePlace(from, to, policy)
 	})
 	return s.refuse(ctx, err, changing)
+}
+
+// sameWallet tells whether two drives take from the same allocation: a move between them adds nothing.
+func sameWallet(a, b *providerapi.Drive) bool {
+	return a.Owner.Workspace() == b.Owner.Workspace() && a.Specification.Product.Category == b.Specification.Product.Category
 }
 
 // movePlace moves an entry. Both parents are opened first, as the policy for links says; from then on single names

@@ -29,6 +29,10 @@ type Options struct {
 	// request came with it. nil: such calls are 404.
 	FindDrive func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error)
 
+	// Writable refuses with 402 if Core has locked the workspace of a drive, so that nothing may be added. It is asked
+	// before anything is made or brought in; reading, trash and deletion never ask. nil: nothing is locked.
+	Writable func(ctx context.Context, owner ident.Owner, category string) error
+
 	// Tasks runs what takes longer than a request. New registers the kinds of this package with it. nil: calls that need
 	// it are refused.
 	Tasks Tasks
@@ -97,6 +101,14 @@ func New(o Options) *Service {
 	s.SetSettings(o.Settings)
 	s.registerTasks()
 	return s
+}
+
+// writable refuses to add something to a drive whose workspace is locked.
+func (s *Service) writable(ctx context.Context, d *providerapi.Drive) error {
+	if s.o.Writable == nil {
+		return nil
+	}
+	return s.o.Writable(ctx, d.Owner.Workspace(), d.Specification.Product.Category)
 }
 
 func setDefault[T int | int64 | time.Duration](v *T, standard T) {

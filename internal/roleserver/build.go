@@ -15,7 +15,6 @@ import (
 	"ucloud-im/internal/auth"
 	"ucloud-im/internal/config"
 	"ucloud-im/internal/coreapi"
-	"ucloud-im/internal/driveplan"
 	"ucloud-im/internal/events"
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/handover"
@@ -50,7 +49,6 @@ type parts struct {
 	core     *coreapi.TokenSource
 	client   *coreapi.Client
 	products *products.Declarer
-	drives   *driveplan.Planner
 	events   *events.Stream
 
 	policy   *localuser.Policy
@@ -59,6 +57,7 @@ type parts struct {
 	launcher *launcher.Launcher
 	tasks    *taskserver.Service
 	scripts  *scriptlog.Log
+	management
 	handler  *integration.Handler
 	branding brandingCache
 
@@ -105,6 +104,9 @@ func (s *server) close() {
 	}
 	if s.ipcListener != nil {
 		problems = append(problems, ignoreClosed(s.ipcListener.Close()))
+	}
+	if s.runner != nil {
+		problems = append(problems, s.runner.Close())
 	}
 	if s.store != nil {
 		problems = append(problems, s.store.Close())

@@ -22,7 +22,7 @@ const nameTimeout = 2 * time.Second
 // Core is asked for everything about the user, which the stream may have dropped before.
 func (s *server) userActive(_ context.Context, user ident.UCloudUser) {
 	s.events.ReplayUsers()
-	s.drives.Changed(ident.Owner{User: user})
+	s.ownersChanged(ident.Owner{User: user})
 }
 
 // userInactive is told that a user's mapping has ended. The call that caused it must be answered quickly, so the
@@ -65,7 +65,7 @@ func (s *server) userSeen(user ident.UCloudUser) {
 
 // eventsChanged is told what the event stream has changed.
 func (s *server) eventsChanged(ctx context.Context, c events.Change) {
-	s.drives.Changed(c.Owners...)
+	s.ownersChanged(c.Owners...)
 	var members []ident.UCloudUser
 	for _, p := range c.Projects {
 		members = append(append(members, p.Added...), p.Removed...)

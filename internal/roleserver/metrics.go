@@ -19,6 +19,7 @@ import (
 	"ucloud-im/internal/events"
 	"ucloud-im/internal/launcher"
 	"ucloud-im/internal/observability"
+	"ucloud-im/internal/scripts"
 )
 
 // newRegistry makes the metrics of the server. Values are read when Prometheus asks.
@@ -145,4 +146,33 @@ func (s *server) notReady(ctx context.Context) string {
 		return "no gateway is connected"
 	}
 	return ""
+}
+
+// scriptMetrics count calls of extension scripts (contract 42 section A.4), by hook and never by user.
+type scriptMetrics struct {
+	calls *prometheus.CounterVec
+	took  *prometheus.HistogramVec
+}
+
+func newScriptMetrics(r *prometheus.Registry) scriptMetrics {
+	m := scriptMetrics{
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "ucloud", Subsystem: "scripts", Name: "calls_total", Help: "Calls of extension scripts, by hook and outcome.",
+		}, []string{"hook", "result"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "ucloud", Subsystem: "scripts", Name: "seconds", Help: "How long calls of extension scripts took.",
+			Buckets: []float64{0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600},
+		}, []string{"hook"}),
+	}
+	r.MustRegister(m.calls, m.took)
+	return m
+}
+
+func (m scriptMetrics) observe(hook string, kind scripts.Kind, took time.Duration) {
+	result := string(kind)
+	if result == "" {
+		result = "ok"
+	}
+	m.calls.WithLabelValues(hook, result).Inc()
+	m.took.WithLabelValues(hook).Observe(took.Seconds())
 }

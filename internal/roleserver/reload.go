@@ -59,7 +59,8 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	keys, keyErr := auth.ReadKeys(next.Provider.Core.KeyFiles())
 	branding, brandingErr := loadBranding(next)
 	catalogue, catalogueErr := newCatalogue(next)
-	if err := errors.Join(keyErr, brandingErr, catalogueErr); err != nil {
+	plan, planErr := s.storagePlan(next)
+	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr); err != nil {
 		return report, err
 	}
 	if dryRun {
@@ -74,7 +75,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	s.core.SetRefreshToken(next.Server.RefreshToken.Value())
 	s.products.SetCatalog(catalogue)
 	s.tasks.SetLimits(next.Tasks.MaxPerUser, next.Tasks.MaxGlobal)
-	drivesErr := s.drives.SetCategories(driveCategories(next))
+	drivesErr := s.setStorage(plan)
 	s.launcher.Reconfigure(ctx)
 	s.launcher.Recheck(ctx) // maintenance, limits of uids and denied users may stop an instance
 	return report, drivesErr

@@ -127,6 +127,8 @@ func (s *server) run(ctx context.Context) error {
 	start("access token", s.core.Run)
 	start("products and events", s.followCore)
 	start("drives", s.drives.Run)
+	start("quotas", s.quotas.Run)
+	start("usage", s.usage.Run)
 	start("signals", func(ctx context.Context) error {
 		for {
 			select {

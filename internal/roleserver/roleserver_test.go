@@ -1,6 +1,7 @@
 package roleserver
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -8,9 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"ucloud-im/internal/config"
 	"ucloud-im/internal/driveplan"
+	"ucloud-im/internal/scripts"
+	"ucloud-im/internal/usage"
 )
 
 const base = `version: 1
@@ -50,9 +54,93 @@ func loadText(t *testing.T, text string) *config.Config {
 	return cfg
 }
 
+type noRecord struct{}
+
+func (noRecord) RecordScript(context.Context, scripts.Entry) {}
+
+// planner is a server that can do nothing but read services.fileSystems.
+func planner(t *testing.T) *server {
+	t.Helper()
+	s := &server{}
+	var err error
+	if s.runner, err = scripts.New(scripts.Options{Provider: "birch", Spool: t.TempDir(), Record: noRecord{}}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+const managed = `scripts: { timeout: 7s, concurrency: 3 }
+services:
+  type: Slurm
+  identityManagement: { type: Manual, manual: { tickets: { contact: help@example.org } } }
+  fileSystems:
+    disk:
+      management:
+        type: Scripted
+        usage: { interval: 5m, parallel: 8, timeout: 2m }
+        scripted:
+          onQuotaUpdated: { path: /opt/quota, args: [--fast], environment: { SITE: north }, timeout: 1m, retry: { initial: 1s, max: 1m } }
+          onUsageReporting: { path: /opt/usage, batch: true }
+      payment: { type: Resource, unit: GiB }
+      driveLocators:
+        home: { entity: User, pattern: "/home/#{localUsername}", freeQuota: 1 }
+        work: { entity: Project, script: /opt/find, allowedRoots: [/work], title: "#{ucloudProjectTitle}" }
+    tape:
+      management: { type: Posix }
+      payment: { type: Resource, unit: TB }
+      driveLocators:
+        archive: { entity: Project, pattern: "/tape/#{localGroupName}" }
+`
+
+// TestManagedPlan: how the configuration becomes hooks, quotas and measuring.
+func TestManagedPlan(t *testing.T) {
+	t.Parallel()
+	cfg := loadText(t, base+managed)
+	if got := unsupported(cfg); len(got) != 0 {
+		t.Errorf("a supported configuration: %v", got.Err())
+	}
+	p, err := planner(t).storagePlan(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.quotas) != 1 || p.quotas[0].Name != "disk" || p.quotas[0].UnitBytes != 1<<30 || p.quotas[0].Removed != nil || p.quotas[0].Updated.Path() != "/opt/quota" {
+		t.Errorf("%+v", p.quotas)
+	}
+	if r := p.quotas[0].Updated.Retry(); r.Initial != time.Second || r.Max != time.Minute {
+		t.Errorf("%+v", r)
+	}
+	disk, tape := p.usage[0], p.usage[1]
+	if m, ok := disk.Measure.(usage.Scripted); !ok || !m.Many || disk.Interval != 5*time.Minute || disk.Parallel != 8 || disk.Timeout != 2*time.Minute || disk.Scan {
+		t.Errorf("%+v", disk)
+	}
+	if _, ok := tape.Measure.(usage.StatFS); !ok || !tape.Scan || tape.UnitBytes != 1e12 {
+		t.Errorf("%+v", tape)
+	}
+	home, work, archive := p.locators[0].Locators[0], p.locators[0].Locators[1], p.locators[1].Locators[0]
+	if home.Ready == nil || home.Script != nil || home.Owned != nil || home.Mode != 0o700 || strings.Join(home.Needs, " ") != "localUsername localPrimaryGroup" {
+		t.Errorf("%+v", home)
+	}
+	if work.Ready == nil || work.Script == nil || work.Pattern != nil || work.Mode != 0o2770 || strings.Join(work.Needs, " ") != "localGroupName ucloudProjectTitle" {
+		t.Errorf("%+v", work)
+	}
+	if archive.Ready != nil || archive.Owned == nil {
+		t.Errorf("%+v", archive)
+	}
+	if len(p.hooks) != 3 {
+		t.Errorf("%d hooks", len(p.hooks))
+	}
+}
+
 func TestDriveCategories(t *testing.T) {
 	t.Parallel()
-	categories := driveCategories(loadText(t, base+unmanaged))
+	plan, err := planner(t).storagePlan(loadText(t, base+unmanaged))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(plan.quotas) != 0 || len(plan.hooks) != 0 || len(plan.usage) != 1 || plan.usage[0].Measure != nil {
+		t.Errorf("an unmanaged provider measures and sets quotas: %+v", plan)
+	}
+	categories := plan.locators
 	if len(categories) != 1 || len(categories[0].Locators) != 2 {
 		t.Fatalf("%+v", categories)
 	}
@@ -79,10 +167,19 @@ func TestUnsupported(t *testing.T) {
 	if got := unsupported(loadText(t, base+unmanaged)); len(got) != 0 {
 		t.Errorf("a supported configuration: %v", got.Err())
 	}
-	text := base + strings.Replace(unmanaged, `pattern: "/work/#{ucloudProjectId}"`, `script: /opt/find, allowedRoots: [/work]`, 1) +
-		"userInstances: { launcher: systemd }\n"
-	got := unsupported(loadText(t, text))
-	if len(got) != 2 {
+	text := managed
+	for _, r := range [][2]string{
+		{"path: /opt/quota", "path: /opt/quota, runAs: root"}, {"path: /opt/usage", "path: /opt/usage, passSecrets: [token]"},
+		{"unit: GiB", "unit: GiB, interval: Daily"}, {"type: Posix", "type: Lustre"},
+	} {
+		text = strings.Replace(text, r[0], r[1], 1)
+	}
+	got := unsupported(loadText(t, base+text+"userInstances: { launcher: systemd }\n"))
+	if len(got) != 5 {
+		t.Fatalf("%d: %v", len(got), got.Err())
+	}
+	got = append(got, unsupported(loadText(t, base+strings.Replace(managed, "type: Resource, unit: TB", "type: Money, price: 1, currency: EUR", 1)))...)
+	if len(got) != 6 {
 		t.Fatalf("%v", got.Err())
 	}
 	for _, p := range got {

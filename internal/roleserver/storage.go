@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"ucloud-im/internal/config"
@@ -32,11 +31,7 @@ func (s *server) buildStorage(ctx context.Context) error {
 		return err
 	}
 	s.declared = make(chan struct{})
-	s.drives, err = driveplan.New(driveplan.Options{
-		Provider: cfg.Provider.ID.String(), Categories: driveCategories(cfg), Store: s.store, Core: s.client, Products: s.products,
-		Accounts: accountsOf{s.users, s.policy, s.store}, Outbox: s.outbox, Log: s.log,
-	})
-	if err != nil {
+	if err := s.buildManagement(cfg); err != nil {
 		return err
 	}
 	return s.products.Load(ctx)
@@ -71,41 +66,6 @@ func allReadOnly(fs *config.FileSystem) bool {
 		}
 	}
 	return fs.DriveLocators.Len() > 0
-}
-
-// driveCategories gives the locators of the configuration.
-func driveCategories(cfg *config.Config) []driveplan.Category {
-	var out []driveplan.Category
-	for name, fs := range cfg.Services.FileSystems.All() {
-		c := driveplan.Category{Name: name}
-		for locatorName, l := range fs.DriveLocators.All() {
-			if l.Hidden {
-				continue
-			}
-			c.Locators = append(c.Locators, locator(locatorName, l))
-		}
-		out = append(out, c)
-	}
-	return out
-}
-
-func locator(name string, l *config.DriveLocator) driveplan.Locator {
-	out := driveplan.Locator{
-		Name: name, Entity: driveplan.Entity(l.Entity), ReadOnly: l.ReadOnly, Needs: l.Pattern.Variables(),
-		Pattern: func(v driveplan.Vars) (string, error) { return l.Pattern.Expand(v) },
-	}
-	if l.Title.IsSet() {
-		out.Title = func(v driveplan.Vars) (string, error) { return l.Title.ExpandText(v) }
-		for _, v := range l.Title.Variables() {
-			if !slices.Contains(out.Needs, v) {
-				out.Needs = append(out.Needs, v)
-			}
-		}
-	}
-	for _, root := range l.AllowedRoots {
-		out.AllowedRoots = append(out.AllowedRoots, root.String())
-	}
-	return out
 }
 
 // accountsOf tells the planner who users and projects are on this machine.
@@ -183,27 +143,36 @@ func (s *server) driveStatus(ctx context.Context) ipcapi.StatusPart {
 	return p
 }
 
-// unsupported refuses what the configuration may say and this version does not do: silence would be worse.
-func unsupported(cfg *config.Config) config.Problems {
-	var out config.Problems
-	refuse := func(key, message string) {
-		out = append(out, cfg.NewProblem(config.Error, "X-03", key, message, "use what this version offers, see docs/operator-guide.md"))
+// quotaStatus says how the hook onQuotaUpdated goes.
+func (s *server) quotaStatus(ctx context.Context) ipcapi.StatusPart {
+	p := ipcapi.StatusPart{Name: "quotas", Health: ipcapi.HealthOK, Summary: "all are set"}
+	st, err := s.quotas.Status(ctx)
+	switch {
+	case err != nil:
+		p.Health, p.Summary = ipcapi.HealthError, "cannot be counted"
+		return p
+	case st.Parked > 0:
+		p.Health, p.Summary = ipcapi.HealthError, fmt.Sprintf("%d wait for you: %s", st.Parked, st.Error)
+	case st.Failing > 0:
+		p.Health, p.Summary = ipcapi.HealthWarning, fmt.Sprintf("%d are not set and tried again: %s", st.Failing, st.Error)
 	}
-	if t := cfg.Services.Identity.Type; t != config.IdentityManual {
-		refuse("services.identityManagement.type", fmt.Sprintf("identity management %q is not available in this version; Manual is", t))
+	p.Facts = append(p.Facts, fact("failing", st.Failing), fact("waitForYou", st.Parked))
+	return p
+}
+
+// usageStatus says how measuring and reporting go.
+func (s *server) usageStatus(ctx context.Context) ipcapi.StatusPart {
+	p := ipcapi.StatusPart{Name: "usage", Health: ipcapi.HealthOK}
+	st, err := s.usage.Status(ctx)
+	if err != nil {
+		p.Health, p.Summary = ipcapi.HealthError, "cannot be counted"
+		return p
 	}
-	if cfg.UserInstances.Launcher == "systemd" {
-		refuse("userInstances.launcher", `launcher "systemd" is not available in this version; sudo is`)
+	p.Summary = fmt.Sprintf("%d drives measured, %d totals reported", st.Measured, st.Reported)
+	if st.Missing+st.Refused > 0 {
+		p.Health = ipcapi.HealthWarning
+		p.Summary += fmt.Sprintf("; %d drives cannot be measured, Core refuses %d totals: %s", st.Missing, st.Refused, st.Error)
 	}
-	for name, fs := range cfg.Services.FileSystems.All() {
-		if fs.Management != nil && fs.Management.Type != config.ManagementNone {
-			refuse("services.fileSystems."+name+".management.type", fmt.Sprintf("management %q is not available in this version; None is", fs.Management.Type))
-		}
-		for locatorName, l := range fs.DriveLocators.All() {
-			if !l.Pattern.IsSet() {
-				refuse("services.fileSystems."+name+".driveLocators."+locatorName+".script", "locators by script are not available in this version; use a pattern")
-			}
-		}
-	}
-	return out
+	p.Facts = append(p.Facts, fact("measured", st.Measured), fact("missing", st.Missing), fact("reported", st.Reported), fact("refused", st.Refused))
+	return p
 }

@@ -101,12 +101,12 @@ func (r *Runner) Hook(o HookOptions) (*Hook, error) {
 	if o.Protocol == 0 {
 		o.Protocol = 1
 	}
-	for _, d := range []time.Duration{t.timeout, r.o.Timeout, 60 * time.Second} {
+	for _, d := range []time.Duration{t.timeout, r.defaults.Load().Timeout, 60 * time.Second} {
 		if o.Timeout == 0 {
 			o.Timeout = d
 		}
 	}
-	for _, n := range []int{r.o.Concurrency, t.concurrency} {
+	for _, n := range []int{r.defaults.Load().Concurrency, t.concurrency} {
 		if o.Concurrency <= 0 {
 			o.Concurrency = n
 		}

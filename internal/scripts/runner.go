@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ucloud-im/internal/ident"
@@ -70,6 +71,15 @@ const (
 	maxRequest    = 16 << 20 // ours; a request that large is a mistake of ours
 )
 
+// Defaults are settings of all hooks, which may change while the runner is in use ([Runner.SetDefaults]). Zero values are
+// as in [Options].
+type Defaults struct {
+	Timeout     time.Duration
+	Concurrency int
+	MaxOutput   int
+	Redact      []string
+}
+
 // Runner runs programs. Make it with [New], call [Runner.Open] once before the first call and [Runner.Close] after the
 // last one.
 type Runner struct {
@@ -77,6 +87,8 @@ type Runner struct {
 	log   *slog.Logger
 	rules rules
 	lanes lanes
+
+	defaults atomic.Pointer[Defaults]
 
 	mu    sync.Mutex
 	spool *os.Root
@@ -87,9 +99,6 @@ func New(o Options) (*Runner, error) {
 	if o.Provider == "" || o.Spool == "" || o.Record == nil {
 		return nil, errors.New("script runner: provider id, spool directory and recorder are required")
 	}
-	if o.MaxOutput <= 0 {
-		o.MaxOutput = defaultOutput
-	}
 	if o.Home == "" {
 		o.Home = "/"
 	}
@@ -99,10 +108,21 @@ func New(o Options) (*Runner, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Runner{
+	r := &Runner{
 		o: o, log: o.Log.With("part", "scripts"),
 		rules: rules{account: uint32(os.Geteuid()), temporary: o.Temporary}, //nolint:gosec // a uid
-	}, nil
+	}
+	r.SetDefaults(Defaults{Timeout: o.Timeout, Concurrency: o.Concurrency, MaxOutput: o.MaxOutput, Redact: o.Redact})
+	return r, nil
+}
+
+// SetDefaults replaces the defaults, for a reload. Output and masking change for all calls that begin later, the others
+// for hooks that are made later.
+func (r *Runner) SetDefaults(d Defaults) {
+	if d.MaxOutput <= 0 {
+		d.MaxOutput = defaultOutput
+	}
+	r.defaults.Store(&d)
 }
 
 // Open prepares the directory for requests and removes what an earlier process has left there.
@@ -264,7 +284,7 @@ func (v *invocation) execute(ctx context.Context, p *program) (*ending, error) {
 	}()
 	s := &spec{
 		program: p, args: append(append([]string{}, h.o.Args...), r.o.Spool+"/"+name), stdin: stdin, timeout: h.o.Timeout,
-		maxOut: r.o.MaxOutput, maxErr: maxStderr, addressSpace: r.o.AddressSpace, processes: r.o.Processes,
+		maxOut: r.defaults.Load().MaxOutput, maxErr: maxStderr, addressSpace: r.o.AddressSpace, processes: r.o.Processes,
 	}
 	if r.log.Enabled(ctx, slog.LevelDebug) {
 		s.stderrLine = func(line string) {
@@ -336,7 +356,7 @@ func (v *invocation) judge(reply any) *Error {
 	}
 	switch {
 	case e.out.overflow():
-		err = fmt.Errorf("the reply has %d bytes, allowed are %d", e.out.size, h.r.o.MaxOutput)
+		err = fmt.Errorf("the reply has %d bytes, allowed are %d", e.out.size, h.r.defaults.Load().MaxOutput)
 	case errors.Is(err, errEmptyReply) && !h.t.needsReply:
 		return nil
 	}
@@ -378,7 +398,7 @@ func (v *invocation) finish(ctx context.Context, f *Error) {
 	e := Entry{
 		Invocation: v.id, Hook: h.o.Name, Path: h.o.Path, FileHash: v.hash, Key: v.c.Key, Owner: v.c.Owner,
 		UID: ident.UID(os.Geteuid()), Attempt: v.c.Attempt, StartedAt: v.start, Duration: took, Result: resultOK, //nolint:gosec // a uid
-		Message: v.message, Request: cut(redact(v.request, h.r.o.Redact)),
+		Message: v.message, Request: cut(redact(v.request, h.r.defaults.Load().Redact)),
 	}
 	if v.end != nil {
 		e.Signal, e.StdoutBytes, e.StderrBytes = v.end.signal, v.end.out.size, v.end.err.size

@@ -144,6 +144,11 @@ func (s *Service) check(ctx context.Context, path, kind string, protocols []stri
 	if err != nil {
 		return record{}, err
 	}
+	if s.o.Writable != nil {
+		if err := s.o.Writable(ctx, d.Owner.Workspace(), d.Specification.Product.Category); err != nil {
+			return record{}, err
+		}
+	}
 	rec := record{
 		Version: 1, Drive: d.ID, DrivePG: d.ProviderGeneratedID, Provider: d.Specification.Product.Provider, Path: p.UCloud(),
 		Kind: kind, Policy: policy, Protocol: protocol,

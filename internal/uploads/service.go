@@ -24,6 +24,10 @@ type Options struct {
 	Now      func() time.Time  // nil: time.Now
 	Settings Settings
 
+	// Writable refuses with 402 if Core has locked the workspace of a drive. It is asked when a session is made. nil:
+	// nothing is locked.
+	Writable func(ctx context.Context, owner ident.Owner, category string) error
+
 	// Failed is told, once per session and time, that files were not stored although the client may believe so. It must
 	// make the failure visible to the user; the protocol cannot (contract 11 section 2.6). nil: it is only logged.
 	Failed func(ctx context.Context, r Report)

@@ -1,0 +1,321 @@
+package roleserver
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"ucloud-im/internal/config"
+	"ucloud-im/internal/driveplan"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/scripts"
+	"ucloud-im/internal/store"
+	"ucloud-im/internal/usage"
+	"ucloud-im/internal/usage/quota"
+)
+
+// management is who makes directories, sets quotas, measures and reports.
+type management struct {
+	runner     *scripts.Runner
+	spoolOpen  bool // guarded by reloading once the server runs
+	locations  scripts.Locations
+	quotas     *quota.Worker
+	usage      *usage.Service
+	drives     *driveplan.Planner
+	scriptSeen scriptMetrics
+}
+
+// buildManagement makes what services.fileSystems configures. Nothing is executed yet.
+func (s *server) buildManagement(cfg *config.Config) error {
+	s.scriptSeen = newScriptMetrics(s.registry)
+	var err error
+	s.runner, err = scripts.New(scripts.Options{
+		Provider: cfg.Provider.ID.String(), Spool: cfg.Scripts.Spool.String(), Home: cfg.StateDirectory.String(),
+		Record: s.scripts, Observe: s.scriptSeen.observe, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	plan, err := s.storagePlan(cfg)
+	if err != nil {
+		return err
+	}
+	if err := s.openSpool(plan); err != nil {
+		return err
+	}
+	s.quotas, err = quota.New(quota.Options{
+		Store: s.store, Categories: plan.quotas, Log: s.log,
+		Recommend: func(ctx context.Context, d store.Drive) (driveplan.Recommendation, error) { return s.drives.Recommend(ctx, d) },
+		Applied:   func(owners ...ident.Owner) { s.drives.Changed(owners...) },
+	})
+	if err != nil {
+		return err
+	}
+	s.usage, err = usage.New(usage.Options{
+		Provider: cfg.Provider.ID.String(), Categories: plan.usage, Store: s.store, Core: s.client, Retry: backoff(cfg), Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.drives, err = driveplan.New(driveplan.Options{
+		Provider: cfg.Provider.ID.String(), Categories: plan.locators, Store: s.store, Core: s.client, Products: s.products,
+		Accounts: accountsOf{s.users, s.policy, s.store}, Outbox: s.outbox, Log: s.log,
+		Registered: func(ident.Owner, ident.DriveID) { s.usage.Changed() },
+	})
+	return err
+}
+
+// storagePlan is services.fileSystems, as the parts take it.
+type storagePlan struct {
+	locators []driveplan.Category
+	quotas   []quota.Category
+	usage    []usage.Category
+	hooks    []*scripts.Hook
+}
+
+// storagePlan makes hooks and categories of a configuration. It changes nothing but the defaults of scripts.
+func (s *server) storagePlan(cfg *config.Config) (p storagePlan, err error) {
+	s.runner.SetDefaults(scripts.Defaults{
+		Timeout: time.Duration(cfg.Scripts.Timeout), Concurrency: cfg.Scripts.Concurrency,
+		MaxOutput: int(cfg.Scripts.MaxOutput.Bytes()), Redact: cfg.Scripts.Redact,
+	})
+	for name, fs := range cfg.Services.FileSystems.All() {
+		if err := s.planFileSystem(&p, name, fs); err != nil {
+			return p, fmt.Errorf("services.fileSystems.%s: %w", name, err)
+		}
+	}
+	return p, nil
+}
+
+func (s *server) planFileSystem(p *storagePlan, name string, fs *config.FileSystem) error {
+	m := fs.Management
+	if m == nil {
+		m = &config.Management{Type: config.ManagementNone}
+	}
+	drives := driveplan.Category{Name: name}
+	measured := usage.Category{
+		Name: name, UnitBytes: fs.Payment.UnitBytes(), Interval: time.Duration(m.Usage.Interval), Timeout: time.Duration(m.Usage.Timeout),
+		Parallel: m.Usage.Parallel,
+	}
+	switch m.Type {
+	case config.ManagementScripted:
+		updated, err := s.hook(p, scripts.HookQuotaUpdated, m.Scripted.OnQuotaUpdated, 0)
+		if err != nil {
+			return err
+		}
+		removed, err := s.hook(p, scripts.HookDriveRemoved, m.Scripted.OnDriveRemoved, 0)
+		if err != nil {
+			return err
+		}
+		report, err := s.hook(p, scripts.HookUsage, m.Scripted.OnUsageReporting, time.Duration(m.Usage.Timeout))
+		if err != nil {
+			return err
+		}
+		p.quotas = append(p.quotas, quota.Category{Name: name, UnitBytes: measured.UnitBytes, Updated: updated, Removed: removed})
+		measured.Measure = usage.Scripted{Hook: report, Many: m.Scripted.OnUsageReporting.Batch, Owner: s.workspace}
+		measured.Timeout = max(measured.Timeout, time.Duration(m.Scripted.OnUsageReporting.Timeout))
+	case config.ManagementPosix:
+		measured.Measure, measured.Scan = usage.StatFS{}, true
+	}
+	for locatorName, l := range fs.DriveLocators.All() {
+		if l.Hidden {
+			continue
+		}
+		out, err := s.locator(p, locatorName, l)
+		if err != nil {
+			return err
+		}
+		switch m.Type {
+		case config.ManagementScripted:
+			withOwnership(&out, l)
+			out.Ready = func(ctx context.Context, d store.Drive) (string, error) { return s.quotas.Ready(ctx, d) }
+		case config.ManagementPosix:
+			withOwnership(&out, l)
+			out.Owned = s.ownerNumbers
+		}
+		drives.Locators = append(drives.Locators, out)
+	}
+	p.locators, p.usage = append(p.locators, drives), append(p.usage, measured)
+	return nil
+}
+
+// locator makes the locator of a configured one. Variables of pattern and title are needed, those of a script are up to
+// the script.
+func (s *server) locator(p *storagePlan, name string, l *config.DriveLocator) (driveplan.Locator, error) {
+	out := driveplan.Locator{Name: name, Entity: driveplan.Entity(l.Entity), ReadOnly: l.ReadOnly}
+	if l.Script.IsSet() {
+		h, err := s.hook(p, scripts.HookDriveLocator, l.Script, 0)
+		if err != nil {
+			return out, err
+		}
+		out.Script, out.Needs = scripts.Locator[driveplan.Vars](h, &s.locations), scriptNeeds(out.Entity)
+	} else {
+		out.Needs = l.Pattern.Variables()
+		out.Pattern = func(v driveplan.Vars) (string, error) { return l.Pattern.Expand(v) }
+	}
+	if l.Title.IsSet() {
+		out.Title = func(v driveplan.Vars) (string, error) { return l.Title.ExpandText(v) }
+		need(&out, l.Title)
+	}
+	for _, root := range l.AllowedRoots {
+		out.AllowedRoots = append(out.AllowedRoots, root.String())
+	}
+	return out, nil
+}
+
+// scriptNeeds are the variables that must be known before a script is asked: who the owner is on this machine (contract
+// 12 section 4: evaluation needs the mapping to exist). One that serves every owner is asked in any case.
+func scriptNeeds(e driveplan.Entity) []string {
+	switch e {
+	case driveplan.EntityUser:
+		return []string{driveplan.VarLocalUsername}
+	case driveplan.EntityProject:
+		return []string{driveplan.VarLocalGroupName}
+	case driveplan.EntityMemberFiles:
+		return []string{driveplan.VarLocalUsername, driveplan.VarLocalGroupName}
+	}
+	return nil
+}
+
+// withOwnership adds what the directory of a drive should be like, for whoever makes it.
+func withOwnership(out *driveplan.Locator, l *config.DriveLocator) {
+	out.Owner = func(v driveplan.Vars) (string, error) { return l.Ownership.Owner.Expand(v) }
+	out.Group = func(v driveplan.Vars) (string, error) { return l.Ownership.Group.Expand(v) }
+	out.Mode = uint32(l.Ownership.Mode)
+	need(out, l.Ownership.Owner)
+	need(out, l.Ownership.Group)
+}
+
+func need(out *driveplan.Locator, p config.Pattern) {
+	for _, v := range p.Variables() {
+		if !slices.Contains(out.Needs, v) {
+			out.Needs = append(out.Needs, v)
+		}
+	}
+}
+
+// hook makes the hook of a configured program; nil if none is configured. timeout is the default, 0 that of the hook.
+func (s *server) hook(p *storagePlan, name string, e config.Exec, timeout time.Duration) (*scripts.Hook, error) {
+	if !e.IsSet() {
+		return nil, nil //nolint:nilnil // hooks may be absent
+	}
+	environment := map[string]string{}
+	for k, v := range e.Environment.All() {
+		environment[k] = *v
+	}
+	h, err := s.runner.Hook(scripts.HookOptions{
+		Name: name, Path: e.String(), Args: e.Args, Timeout: cmp.Or(time.Duration(e.Timeout), timeout), Protocol: e.Protocol,
+		Concurrency: e.Concurrency, Environment: environment,
+		Retry: scripts.Retry{Initial: time.Duration(e.Retry.Initial), Max: time.Duration(e.Retry.Max), Deadline: time.Duration(e.Retry.Deadline)},
+	})
+	if err == nil {
+		p.hooks = append(p.hooks, h)
+	}
+	return h, err
+}
+
+// ownerNumbers looks up whom a directory should belong to.
+func (s *server) ownerNumbers(ctx context.Context, owner, group string) (ident.UID, ident.GID, error) {
+	account, err := s.directory.ByName(ctx, owner)
+	if err != nil {
+		return 0, 0, err
+	}
+	g, err := s.directory.Group(ctx, group)
+	return account.UID, g.GID, err
+}
+
+// workspace tells a script whose a drive is, as far as that is known.
+func (s *server) workspace(ctx context.Context, d store.Drive) scripts.Workspace {
+	w := scripts.WorkspaceOf(d.Owner)
+	if r, err := s.drives.Recommend(ctx, d); err == nil {
+		quota.Identify(&w, r.Vars)
+	}
+	return w
+}
+
+// openSpool opens the directory for requests when there is a script for the first time: a provider without scripts needs
+// none.
+func (s *server) openSpool(p storagePlan) error {
+	if len(p.hooks) == 0 || s.spoolOpen {
+		return nil
+	}
+	if err := s.runner.Open(); err != nil {
+		return err
+	}
+	s.spoolOpen = true
+	return nil
+}
+
+// setStorage takes over services.fileSystems of a new configuration.
+func (s *server) setStorage(p storagePlan) error {
+	if err := s.openSpool(p); err != nil {
+		return err
+	}
+	if err := s.quotas.SetCategories(p.quotas); err != nil {
+		return err
+	}
+	if err := s.usage.SetCategories(p.usage); err != nil {
+		return err
+	}
+	s.locations.Keep(p.hooks...)
+	return s.drives.SetCategories(p.locators)
+}
+
+// ownersChanged has everything looked at again that depends on who owners are and what they were given.
+func (s *server) ownersChanged(owners ...ident.Owner) {
+	s.locations.Forget(owners...)
+	s.quotas.Changed(owners...)
+	s.drives.Changed(owners...)
+	s.usage.Changed()
+}
+
+// unsupported refuses what the configuration may say and this version does not do: silence would be worse.
+func unsupported(cfg *config.Config) config.Problems {
+	var out config.Problems
+	refuse := func(key, remedy, message string, args ...any) {
+		out = append(out, cfg.NewProblem(config.Error, "X-03", key, fmt.Sprintf(message, args...), remedy))
+	}
+	const guide = "use what this version offers, see docs/operator-guide.md"
+	if t := cfg.Services.Identity.Type; t != config.IdentityManual {
+		refuse("services.identityManagement.type", guide, "identity management %q is not available in this version; Manual is", t)
+	}
+	if cfg.UserInstances.Launcher == "systemd" {
+		refuse("userInstances.launcher", guide, `launcher "systemd" is not available in this version; sudo is`)
+	}
+	program := func(key string, e config.Exec) {
+		if e.RunAs == "root" {
+			refuse(key+".runAs", "let the script call sudo, with a rule for exactly what it needs", "scripts run as the service account in this version")
+		}
+		if len(e.PassSecrets) > 0 {
+			refuse(key+".passSecrets", "put the secret into a file that only the service account can read", "passing secrets to scripts is not available in this version")
+		}
+	}
+	for name, fs := range cfg.Services.FileSystems.All() {
+		key := "services.fileSystems." + name
+		for locatorName, l := range fs.DriveLocators.All() {
+			program(key+".driveLocators."+locatorName+".script", l.Script)
+		}
+		m := fs.Management
+		if m == nil || m.Type == config.ManagementNone {
+			continue
+		}
+		if m.Type != config.ManagementPosix && m.Type != config.ManagementScripted {
+			refuse(key+".management.type", "use None, Posix or Scripted", "management %q is not available in this version", m.Type)
+			continue
+		}
+		if fs.Payment.Type == config.PaymentMoney {
+			refuse(key+".payment.type", "use payment type Resource, or management type None", "an amount of money cannot be turned into a quota in bytes, nor usage in bytes into money")
+		}
+		if fs.Payment.Interval != "" {
+			refuse(key+".payment.interval", "remove interval, or use management type None", "with management, storage is a quota that is counted once; accounting by time is not available in this version")
+		}
+		if sc := m.Scripted; sc != nil && m.Type == config.ManagementScripted {
+			program(key+".management.scripted.onQuotaUpdated", sc.OnQuotaUpdated)
+			program(key+".management.scripted.onUsageReporting", sc.OnUsageReporting)
+			program(key+".management.scripted.onDriveRemoved", sc.OnDriveRemoved)
+		}
+	}
+	return out
+}

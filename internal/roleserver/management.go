@@ -47,8 +47,10 @@ func (s *server) buildManagement(cfg *config.Config) error {
 	}
 	s.quotas, err = quota.New(quota.Options{
 		Store: s.store, Categories: plan.quotas, Log: s.log,
-		Recommend: func(ctx context.Context, d store.Drive) (driveplan.Recommendation, error) { return s.drives.Recommend(ctx, d) },
-		Applied:   func(owners ...ident.Owner) { s.drives.Changed(owners...) },
+		Recommend: func(ctx context.Context, d store.Drive) (driveplan.Recommendation, error) {
+			return s.drives.Recommend(ctx, d)
+		},
+		Applied: func(owners ...ident.Owner) { s.drives.Changed(owners...) },
 	})
 	if err != nil {
 		return err

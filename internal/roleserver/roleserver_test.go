@@ -169,8 +169,10 @@ func TestUnsupported(t *testing.T) {
 	}
 	text := managed
 	for _, r := range [][2]string{
-		{"path: /opt/quota", "path: /opt/quota, runAs: root"}, {"path: /opt/usage", "path: /opt/usage, passSecrets: [token]"},
-		{"unit: GiB", "unit: GiB, interval: Daily"}, {"type: Posix", "type: Lustre"},
+		{"path: /opt/quota", "path: /opt/quota, runAs: root"},
+		{"path: /opt/usage", "path: /opt/usage, passSecrets: [token]"},
+		{"unit: GiB", "unit: GiB, interval: Daily"},
+		{"type: Posix", "type: Lustre"},
 	} {
 		text = strings.Replace(text, r[0], r[1], 1)
 	}

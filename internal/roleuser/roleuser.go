@@ -25,6 +25,8 @@ import (
 	"ucloud-im/internal/taskapi"
 	"ucloud-im/internal/tasks"
 	"ucloud-im/internal/uploads"
+	"ucloud-im/internal/usage/locks"
+	"ucloud-im/internal/usage/scan"
 )
 
 const (
@@ -52,6 +54,24 @@ type parts struct {
 	files     *files.Service
 	uploads   *uploads.Service
 	downloads *downloads.Service
+	endScans  func(ctx context.Context) // ends what measure has begun, and waits for it
+}
+
+// measure lets the instance measure directories for the server.
+func (p *parts) measure(agent scan.Agent) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		agent.Run(ctx)
+	}()
+	p.endScans = func(ctx context.Context) {
+		cancel()
+		select {
+		case <-done:
+		case <-ctx.Done(): // the kernel holds it
+		}
+	}
 }
 
 // build makes the handler of all requests, and takes up what an earlier instance has left.
@@ -64,17 +84,20 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 	sessions := browserlink.Client{Server: a.Server}
 	p.tasks = tasks.New(tasks.Options{Server: a.Server, Log: a.Log(), Busy: a.Busy})
 	p.tasks.Register(kindFailedUpload, runFailedUpload)
+	writable := locks.New(a.Server).Writable
 	p.files = files.New(files.Options{
-		Provider: start.Provider, Settings: set.files, Log: a.Log(), Tasks: p.tasks,
+		Provider: start.Provider, Settings: set.files, Log: a.Log(), Tasks: p.tasks, Writable: writable,
 		StaleGroups: func(ctx context.Context) bool { return askReplacement(ctx, a) },
 		FindDrive:   func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error) { return findDrive(ctx, a, id) },
 	})
 	p.uploads = uploads.New(uploads.Options{
 		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.uploads, Failed: p.uploadFailed(a.Log()),
+		Writable: writable,
 	})
 	p.downloads = downloads.New(downloads.Options{
 		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.downloads,
 	})
+	p.measure(scan.Agent{Server: a.Server, Log: a.Log()})
 	// All kinds of tasks are registered now: what an earlier instance has left can go on.
 	if err := p.tasks.Resume(context.Background()); err != nil {
 		return nil, err
@@ -101,6 +124,9 @@ func (p *parts) configure(a *instance.Agent) {
 func (p *parts) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	if p.endScans != nil {
+		p.endScans(ctx) // what was measured so far is handed in
+	}
 	if p.uploads != nil {
 		_ = p.uploads.Close(ctx) // what is not complete is sent again
 	}

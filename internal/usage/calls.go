@@ -19,6 +19,8 @@ const (
 	lease = 10 * time.Minute
 	// askAgain is when an instance looks for the next scan.
 	askAgain = 15 * time.Minute
+	// askNever is that where nothing is measured by scans.
+	askNever = 6 * time.Hour
 	// scanFailed is the pause after a scan that failed.
 	scanFailed = time.Hour
 )
@@ -79,7 +81,11 @@ func (s *Service) projects(ctx context.Context, u ident.UCloudUser) (ids []ident
 func (s *Service) work(ctx context.Context, r *ipc.Request, _ ipcapi.Empty) (job ipcapi.UsageJob, err error) {
 	uid := r.Peer.UID()
 	err = s.o.Store.Update(ctx, func(tx *store.Tx) error {
-		job = ipcapi.UsageJob{RetryMs: askAgain.Milliseconds()}
+		job = ipcapi.UsageJob{RetryMs: askNever.Milliseconds()}
+		if !s.scans() {
+			return nil
+		}
+		job.RetryMs = askAgain.Milliseconds()
 		owners := []ident.Owner{{User: r.Grant.User}}
 		projects, err := tx.ProjectsOf(r.Grant.User)
 		if err != nil {
@@ -102,6 +108,18 @@ func (s *Service) work(ctx context.Context, r *ipc.Request, _ ipcapi.Empty) (job
 		})
 	})
 	return job, err
+}
+
+// scans tells whether any category is measured by scans.
+func (s *Service) scans() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.categories {
+		if c.Scan {
+			return true
+		}
+	}
+	return false
 }
 
 // candidate is the drive that an instance should scan next; nil: none.

@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -278,7 +279,8 @@ func (s *Service) serve(w http.ResponseWriter, c *fileserver.Call) error {
 	}
 	name := drives.Escape(p.Name())
 	if p.IsRoot() {
-		if name = rec.Title; name == "" {
+		// The title is a text of a user, who may have meant it as a path.
+		if name = strings.ReplaceAll(rec.Title, "/", "_"); name == "" {
 			name = "drive " + string(rec.Drive)
 		}
 	}

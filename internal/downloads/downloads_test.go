@@ -83,13 +83,14 @@ type world struct {
 	dir   string
 	svc   *Service
 	store *memory
+	title string // of the drive
 	http  *httptest.Server
 	wrap  func(http.ResponseWriter) http.ResponseWriter
 }
 
 func newWorld(tb testing.TB, change func(*Settings)) *world {
 	tb.Helper()
-	w := &world{tb: tb, dir: tb.TempDir(), store: &memory{sessions: map[string]ipcapi.Session{}}}
+	w := &world{tb: tb, dir: tb.TempDir(), title: "My drive", store: &memory{sessions: map[string]ipcapi.Session{}}}
 	log := slog.New(slog.DiscardHandler)
 	w.http = httptest.NewUnstartedServer(nil)
 	set := Settings{PublicURL: "http://" + w.http.Listener.Addr().String(), Origins: []string{testOrigin}}
@@ -146,7 +147,7 @@ func (w *world) create(paths ...string) (int, []string, string) {
 			ID: "5123", ProviderGeneratedID: testProvider + "-x\n" + w.dir,
 			Owner: providerapi.ResourceOwner{CreatedBy: testUser},
 			Specification: providerapi.DriveSpecification{
-				Title: "My drive", Product: providerapi.ProductReference{ID: "storage", Category: "storage", Provider: testProvider},
+				Title: w.title, Product: providerapi.ProductReference{ID: "storage", Category: "storage", Provider: testProvider},
 			},
 		}})
 	}
@@ -572,6 +573,17 @@ func TestZip(t *testing.T) {
 	}
 	if res, _ := w.ok("HEAD", w.link("")); !strings.Contains(res.Header.Get("Content-Disposition"), `filename="My drive.zip"`) {
 		t.Errorf("drive: %v", res.Header)
+	}
+	w.title = "../../My/drive" // a path out of where it is unpacked
+	_, out := w.ok("GET", w.link(""))
+	whole, err := zip.NewReader(strings.NewReader(out), int64(len(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range whole.File {
+		if !strings.HasPrefix(f.Name, ".._.._My_drive/") {
+			t.Fatalf("%q in the archive", f.Name)
+		}
 	}
 	program, err := exec.LookPath("unzip")
 	if err != nil {

@@ -47,7 +47,7 @@ func (c *conn) write(ctx context.Context) {
 				break
 			}
 			if err := c.send(ctx, frame); err != nil {
-				c.end(&ending{websocket.StatusPolicyViolation, "answers are not taken", err})
+				c.end(&ending{code: websocket.StatusPolicyViolation, reason: "answers are not taken", err: err})
 				return
 			}
 			c.kick() // decisions may have waited for the answers to go
@@ -138,8 +138,7 @@ func (c *conn) touch(ctx context.Context) *ending {
 	switch failure.KindOf(err) {
 	case failure.NotFound, failure.Forbidden, failure.PaymentRequired:
 		if err != nil {
-			c.ses.fail("", err, true)
-			return &ending{websocket.StatusPolicyViolation, failure.Why(err), err}
+			return &ending{websocket.StatusPolicyViolation, failure.Why(err), err, true}
 		}
 	}
 	return nil

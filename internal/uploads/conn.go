@@ -89,6 +89,7 @@ type conn struct {
 	draining  bool      // nothing new is begun
 	over      bool      // nothing may run any more
 	cause     *ending   // why it ends; nil while it goes on
+	blamed    int64     // files that are reported and not completed
 	swept     map[string]struct{}
 }
 
@@ -97,6 +98,7 @@ type ending struct {
 	code   websocket.StatusCode
 	reason string
 	err    error
+	fatal  bool // nothing more can be stored in this session, because of reason, which is a sentence for the user
 }
 
 func (e *ending) Error() string {
@@ -135,6 +137,7 @@ func (c *conn) run() {
 	c.s.mu.Lock()
 	delete(c.s.conns, c)
 	c.s.mu.Unlock()
+	c.blameRest(err)
 	c.drop()
 	c.mu.Lock()
 	cause, listed, completed := c.cause, c.listed, c.completed
@@ -155,11 +158,11 @@ func endingOf(err error) *ending {
 	case errors.As(err, &e):
 		return e
 	case errors.Is(err, errFrame):
-		return &ending{websocket.StatusProtocolError, "protocol error", err}
+		return &ending{code: websocket.StatusProtocolError, reason: "protocol error", err: err}
 	case errors.Is(err, errTooMany), errors.Is(err, errScattered):
-		return &ending{websocket.StatusPolicyViolation, "too many files are listed", err}
+		return &ending{code: websocket.StatusPolicyViolation, reason: "too many files are listed", err: err}
 	case browserlink.StorageBroken(err):
-		return &ending{websocket.StatusInternalError, "internal error", err}
+		return &ending{code: websocket.StatusInternalError, reason: "internal error", err: err}
 	}
 	return nil
 }
@@ -175,6 +178,50 @@ func (c *conn) end(e *ending) {
 	c.draining = true
 	close(c.ended)
 	c.closing.Go(func() { c.ws.Close(e.code, e.reason) }) //nolint:errcheck // bounded by itself, and nobody else to tell
+}
+
+// errLost is what becomes of files when nobody knows why their connection ended.
+var errLost = failure.New(failure.Invalid, "The connection was lost before everything had arrived")
+
+// blameRest reports the files that were listed and are not stored. A browser takes every end of a connection for the end
+// of the upload and shows it as done (contract 11 section 2.3 point 6). Who closes the connection in the regular way has
+// counted and does not want the rest; another provider looks by itself what is missing. err is the reader's.
+func (c *conn) blameRest(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rest := c.listed - c.completed - c.blamed
+	if rest <= 0 || c.ses.Kind == kindTransfer {
+		return
+	}
+	why, fatal := errLost, false
+	switch {
+	case c.cause == nil:
+		switch websocket.CloseStatus(err) {
+		case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
+			return
+		}
+	case c.cause.fatal:
+		why, fatal = failure.Wrap(c.cause, failure.Invalid, "%s", c.cause.reason), true
+	default:
+		why = failure.Wrap(c.cause, failure.Invalid, "The connection was ended before everything had arrived: %s", c.cause.reason)
+	}
+	var names []string
+	for _, f := range c.files {
+		if names = append(names, f.path); len(names) == maxReported {
+			break
+		}
+	}
+	if c.head != nil && len(names) < maxReported {
+		names = append(names, c.head.path)
+	}
+	for len(names) < maxReported {
+		e, ok, err := c.pending.pop()
+		if !ok || err != nil {
+			break
+		}
+		names = append(names, e.path)
+	}
+	c.ses.failAll(names, rest, why, fatal)
 }
 
 // finishWhole waits until the files that have arrived completely are stored. Nothing new is begun.
@@ -450,7 +497,7 @@ func (c *conn) admitLocked() (batch []entry) {
 			e, ok, err := c.pending.pop()
 			if err != nil {
 				c.draining = true
-				c.tasks.Go(func() { c.end(&ending{websocket.StatusInternalError, "internal error", err}) })
+				c.tasks.Go(func() { c.end(&ending{code: websocket.StatusInternalError, reason: "internal error", err: err}) })
 				break
 			}
 			if !ok {
@@ -542,5 +589,8 @@ func (c *conn) readyLocked(f *file) {
 func (c *conn) fatal(rel string, err error) {
 	err = browserlink.Refuse(err)
 	c.ses.fail(rel, err, true)
-	c.end(&ending{websocket.StatusInternalError, failure.Why(err), err})
+	c.mu.Lock()
+	c.blamed++
+	c.mu.Unlock()
+	c.end(&ending{websocket.StatusInternalError, failure.Why(err), err, true})
 }

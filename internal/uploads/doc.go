@@ -23,6 +23,8 @@
 //     and takes the name by rename (TestKill, TestFullDisk).
 //   - What cannot be stored is never counted and reported as a success: the connection ends with 1011 and the failure is
 //     handed to [Options.Failed] (TestFullDisk).
+//   - What was listed and is missing when a connection breaks off is handed to [Options.Failed] as well, because a browser
+//     shows it as done (TestLostConnection).
 //   - Memory is bounded whatever a client sends (TestHostileMemory): data by a budget that stops the reading, listings
 //     by compact records of which the excess goes to a file. Reading never stops for a listing, because the data of
 //     other files queues behind it.

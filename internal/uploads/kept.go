@@ -25,9 +25,11 @@ import (
 // has been acknowledged is kept in a draft with a name that only the token can give, and its length in the session's
 // note, so that the client can go on after a restart. Bytes beyond that length were never acknowledged, and are cut.
 
-// errOffset is a chunk that does not continue what is there.
+// errGap is a part that does not continue what is there.
+var errGap = errors.New("the part does not continue the file")
+
 func errOffset(have int64) error {
-	return failure.New(failure.Conflict, "The upload continues at byte %d", have)
+	return failure.Wrap(errGap, failure.Conflict, "The upload continues at byte %d", have)
 }
 
 // appendKept stores the next part of a file, and the file if that was the last one. It gives the length that is stored
@@ -314,8 +316,8 @@ func (s *Service) runV1(ctx context.Context, ws *websocket.Conn, st *state, ses 
 			part = r
 		}
 		if offset, err = s.appendKept(ctx, ses, st, pl, offset, total, part, true); err != nil {
-			if failure.Is(err, failure.Conflict) {
-				return &ending{websocket.StatusPolicyViolation, failure.Why(err), err}
+			if errors.Is(err, errGap) {
+				return &ending{code: websocket.StatusPolicyViolation, reason: failure.Why(err), err: err}
 			}
 			return err
 		}

@@ -189,11 +189,10 @@ func (s *Service) enter(token string, rec record, note note) (*session, error) {
 	return ses, nil
 }
 
-// leave is the end of a connection. The last one of a session reports what has failed.
+// leave is the end of a connection. The last one of a session reports what has failed, and counts until it has.
 func (s *Service) leave(ses *session) {
 	s.mu.Lock()
 	ses.conns--
-	s.total--
 	last := ses.conns == 0
 	if last && !ses.unsaved {
 		delete(s.sessions, ses.token)
@@ -202,6 +201,9 @@ func (s *Service) leave(ses *session) {
 	if last {
 		s.report(ses)
 	}
+	s.mu.Lock()
+	s.total--
+	s.mu.Unlock()
 	s.work.Done()
 }
 

@@ -138,15 +138,20 @@ func parentOf(path string) string {
 
 // fail notes that a file was not stored.
 func (ses *session) fail(rel string, err error, fatal bool) {
+	ses.failAll([]string{rel}, 1, err, fatal)
+}
+
+// failAll notes that count files were not stored, of which the first have the names rels.
+func (ses *session) failAll(rels []string, count int64, err error, fatal bool) {
 	ses.mu.Lock()
 	defer ses.mu.Unlock()
 	f := &ses.failed
-	f.count++
+	f.count += int(count)
 	if f.why == "" || fatal && !f.fatal {
 		f.why = failure.Why(err)
 	}
 	f.fatal = f.fatal || fatal
-	if len(f.files) < maxReported {
+	for _, rel := range rels[:min(len(rels), max(0, maxReported-len(f.files)))] {
 		full := ses.Path
 		if rel != "" {
 			full += "/" + drives.Escape(rel)

@@ -1,0 +1,114 @@
+package uploads
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/coder/websocket"
+
+	"ucloud-im/internal/providerapi"
+)
+
+// TestLostConnection: a browser shows every end of a connection as the end of the upload, so files that are missing then
+// must be reported, unless the client closed in the regular way.
+func TestLostConnection(t *testing.T) {
+	t.Parallel()
+	const lost, ended = "The connection was lost before everything had arrived", "The connection was ended before everything had arrived: "
+	for _, tc := range []struct {
+		name string
+		end  func(w *world, c *script)
+		why  string // "": nothing is reported
+	}{
+		{"cut", func(_ *world, c *script) { c.CloseNow() }, lost},
+		{"closed", func(_ *world, c *script) { c.Close(websocket.StatusNormalClosure, "") }, ""},
+		{"the page was left", func(_ *world, c *script) { c.Close(websocket.StatusGoingAway, "") }, ""},
+		{"nonsense", func(_ *world, c *script) {
+			c.binary([]byte{99})
+			c.expectClose(websocket.StatusProtocolError)
+		}, ended + "protocol error"},
+		{"the instance ends", func(w *world, c *script) {
+			done := make(chan struct{})
+			go func() {
+				w.svc.Close(context.Background())
+				close(done)
+			}()
+			c.expectClose(websocket.StatusGoingAway)
+			<-done
+		}, ended + "the service ends"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, t.TempDir(), func(o *Options) { o.ConnFiles = 1 })
+			c := w.dial(w.session("/in", folder, rename))
+			c.binary(listing(listed{0, 1, someTime, "stored"}, listed{1, 1 << 20, someTime, "half"}, listed{2, 1 << 20, someTime, "waits"}, listed{3, 1 << 20, someTime, "waits too"}))
+			c.expect(num(opOK, 0), num(opOK, 1))
+			c.binary(chunk(0, "x"), nil)
+			c.binary(chunk(1, "part"))
+			c.expect(num(opCompleted, 1))
+			tc.end(w, c)
+			w.settle()
+			if tc.why == "" {
+				if len(w.reports) != 0 {
+					t.Errorf("reported: %+v", <-w.reports)
+				}
+				return
+			}
+			r := <-w.reports
+			if r.Count != 3 || r.Why != tc.why || r.Fatal || !slices.Equal(r.Files, []string{"/5123/in/half", "/5123/in/waits", "/5123/in/waits too"}) {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+	// Another provider looks by itself what is missing, and comes again.
+	w := newWorld(t, t.TempDir(), nil)
+	drive := testDrive(w.dir)
+	s, err := w.svc.CreateTransfer(t.Context(), &drive, "/5123/in", "ref")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := w.dial(s)
+	c.binary(listing(listed{0, 10, someTime, "a"}))
+	c.expect(num(opOK, 0))
+	c.CloseNow()
+	w.settle()
+	if len(w.reports) != 0 {
+		t.Errorf("a transfer is reported: %+v", <-w.reports)
+	}
+}
+
+// TestAllAreReported: when the storage breaks, every file that is missing counts, not only the one that met the error.
+func TestAllAreReported(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, smallDisk(t, "size=1m"), func(o *Options) { o.ConnFiles = 1 })
+	c := w.dial(w.session("", folder, rename))
+	c.binary(listing(listed{0, 4 << 20, someTime, "big"}, listed{1, 1 << 20, someTime, "b"}, listed{2, 1 << 20, someTime, "c"}))
+	c.expect(num(opOK, 0))
+	for range 4 {
+		c.binary(chunk(0, string(make([]byte, 1<<20))))
+	}
+	c.expectClose(websocket.StatusInternalError)
+	w.settle()
+	if r := <-w.reports; r.Count != 3 || !r.Fatal || r.Why != "There is no space left on the storage" || !slices.Equal(r.Files, []string{"/5123/big", "/5123/b", "/5123/c"}) {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestV1IsHeardOf: with protocol V1 too nothing but a report can tell that the last step failed.
+func TestV1IsHeardOf(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), nil)
+	c := w.dial(w.session("/f", kindFile, providerapi.ConflictReject, "WEBSOCKET_V1"))
+	c.Write(t.Context(), websocket.MessageText, []byte("0 4"))
+	write(t, filepath.Join(w.dir, "f"), "theirs")
+	c.binary([]byte("mine"))
+	c.expectClose(websocket.StatusInternalError)
+	w.settle()
+	if r := <-w.reports; r.Count != 1 || r.Why != "A file with this name already exists" {
+		t.Errorf("%+v", r)
+	}
+	if got := tree(t, w.dir); len(got) != 1 || got["f"] != "theirs" {
+		t.Errorf("%v", got)
+	}
+}

@@ -25,6 +25,7 @@ import (
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/launcher"
+	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/store"
 )
 
@@ -40,6 +41,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 		"users add", "users create", "users expire", "users remove", "users rm", "users delete", "users del",
 		"tickets list", "tickets ls", "tickets approve", "tickets reject",
 		"instances list", "instances ls", "instances stop", "instances restart", "drives list", "drives ls",
+		"projects list", "projects ls", "projects show", "projects get", "projects map", "projects remove", "projects rm",
 		"completion bash", "completion zsh", "completion fish",
 	} {
 		w := &world{socket: "/nonexistent"}
@@ -69,6 +71,9 @@ var privileged = [][]string{
 	{"instances", "stop", "--all"},
 	{"instances", "restart", "--all"},
 	{"drives", "list"},
+	{"projects", "list"},
+	{"projects", "map", "--ucloud-id", "x", "--local-id", "5"},
+	{"projects", "remove", "x", "--force"},
 	{"gateway", "dump"},
 	{"gateway", "dump", "--tokens"},
 	{"config", "reload"},
@@ -173,6 +178,11 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 	tk := connected(t, w)
 	w.instances.set(launcher.Info{User: "Alice#1234", LocalName: "kay", UID: uidKay, PID: 7, State: "running"})
 	if err := w.store.Update(t.Context(), func(tx *store.Tx) error {
+		p := providerapi.Project{ID: "p-1", Status: providerapi.ProjectStatus{Members: []providerapi.ProjectMember{{Username: "Alice#1234", Role: "PI"}}}}
+		p.Specification.CanConsumeResources = true
+		if _, _, err := tx.PutProject(store.Project{ID: p.ID, Document: p}); err != nil {
+			return err
+		}
 		return tx.PutDrive(store.Drive{ProviderGeneratedID: "x", Owner: ident.Owner{User: "Alice#1234"}, Title: "Home", Path: "/home/kay", State: store.DriveDesired, UpdatedAt: time.Now()})
 	}); err != nil {
 		t.Fatal(err)
@@ -189,6 +199,10 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 		{"instances stop", []string{"instances", "stop", "kay", "--yes"}},
 		{"instances restart", []string{"instances", "restart", "kay", "--yes"}},
 		{"drives list", []string{"drives", "list"}},
+		{"projects map", []string{"projects", "map", "--ucloud-id", "p-1", "--local-name", "reef", "--yes"}},
+		{"projects list", []string{"projects", "list"}},
+		{"projects show", []string{"projects", "show", "p-1"}},
+		{"projects remove", []string{"projects", "remove", "p-1", "--force", "--yes"}},
 		{"gateway dump", []string{"gateway", "dump"}},
 		{"service status", []string{"status"}},
 		{"version show", []string{"version"}},

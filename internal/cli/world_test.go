@@ -29,6 +29,7 @@ import (
 	"ucloud-im/internal/localuser"
 	"ucloud-im/internal/operator"
 	"ucloud-im/internal/outbox"
+	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/usermap"
@@ -93,6 +94,8 @@ func (directory) Group(_ context.Context, name string) (localuser.Group, error) 
 	switch name {
 	case "ops": // whoever runs the tests is an operator
 		return localuser.Group{Name: name, GID: 3_900_000_101, Members: []string{"tester"}}, nil
+	case "reef":
+		return localuser.Group{Name: name, GID: 3_900_000_201}, nil
 	case "viewers":
 		return localuser.Group{Name: name, GID: 3_900_000_102, Members: []string{"vera"}}, nil
 	}
@@ -100,6 +103,15 @@ func (directory) Group(_ context.Context, name string) (localuser.Group, error) 
 }
 
 func (directory) Groups(context.Context, string) ([]ident.GID, error) { return nil, nil }
+
+func (directory) GroupByID(_ context.Context, gid ident.GID) (localuser.Group, error) {
+	if gid == 3_900_000_201 {
+		return localuser.Group{Name: "reef", GID: gid}, nil
+	}
+	return localuser.Group{}, failure.New(failure.NotFound, "There is no local group with the id %s", gid)
+}
+
+func (directory) Invalidate() {}
 
 // policyFake allows kay and lee, and any account that ends in "x".
 type policyFake struct{}
@@ -224,6 +236,9 @@ func newWorld(cleanup func(func()), dir string) (*world, error) {
 	s, err := operator.New(operator.Options{
 		Users: w.users, Tickets: w.method, Store: w.store, Instances: w.instances, Provider: "example",
 		UCloudPublic: "https://ucloud.example.org", Log: log, Audit: log,
+		Groups: directory{}, GroupRules: func(context.Context) operator.GroupRules {
+			return operator.GroupRules{MinGID: 1000, Denied: []string{"viewers"}}
+		},
 		Version: ipcapi.VersionInfo{Protocol: ipcapi.Protocol, Version: "9.8.7", Platform: "test", StartedAt: time.Date(2031, 2, 3, 9, 0, 0, 0, time.UTC)},
 		Status: func(ctx context.Context) ipcapi.StatusReport {
 			w.mu.Lock()
@@ -324,6 +339,7 @@ func (w *world) as(uid ident.UID, args ...string) (code int, output string, err 
 //	begin USER VAR         press "Connect" at UCloud; the ticket is in $VAR; USER nobody: a ticket that nobody has issued
 //	core up|away           let UCloud/Core answer or not
 //	instance USER NAME     the launcher knows an instance of the user
+//	project ID TITLE MEMBER…  UCloud tells about a project
 //	health PART STATE      the status of a part
 //	as UID N TEXT ARGS…    run ucloud as another uid, demand exit code and a text in the output; needs root
 func TestScripts(t *testing.T) {
@@ -352,6 +368,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": scriptCode, "begin": scriptBegin, "core": scriptCore, "instance": scriptInstance, "health": scriptHealth, "as": scriptAs,
+			"project": scriptProject,
 		},
 	})
 }
@@ -382,6 +399,18 @@ func scriptBegin(ts *testscript.TestScript, _ bool, args []string) {
 	tk, err := worldOf(ts).begin(ident.UCloudUser(args[0]))
 	ts.Check(err)
 	ts.Setenv(args[1], tk)
+}
+
+func scriptProject(ts *testscript.TestScript, _ bool, args []string) {
+	p := providerapi.Project{ID: ident.ProjectID(args[0])}
+	p.Specification.Title, p.Specification.CanConsumeResources = args[1], true
+	for _, m := range args[2:] {
+		p.Status.Members = append(p.Status.Members, providerapi.ProjectMember{Username: ident.UCloudUser(m), Role: "USER"})
+	}
+	ts.Check(worldOf(ts).store.Update(context.Background(), func(tx *store.Tx) error {
+		_, _, err := tx.PutProject(store.Project{ID: p.ID, ModifiedAt: time.Now(), Document: p})
+		return err
+	}))
 }
 
 func scriptCore(ts *testscript.TestScript, _ bool, args []string) {

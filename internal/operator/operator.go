@@ -65,6 +65,12 @@ type Options struct {
 	// Gateway gives what the gateways know, with the keys of the routes if asked for; nil: made of the instances.
 	Gateway func(keys bool) (ipcapi.GatewayState, error)
 
+	// Groups looks up groups of projects, and GroupRules says which are possible; nil: projects cannot be mapped.
+	Groups     Groups
+	GroupRules func(ctx context.Context) GroupRules
+	// ProjectChanged is told that a project has another group, or none; nil: nobody.
+	ProjectChanged func(ctx context.Context, id ident.ProjectID, members []ident.UCloudUser)
+
 	Provider     string
 	UCloudPublic string // where UCloud is, for people
 
@@ -122,6 +128,12 @@ func (s *Service) Register(srv *ipc.Server) {
 	ipc.Handle(srv, ipcapi.InstanceRestart, s.instanceRestart)
 	ipc.HandleStream(srv, ipcapi.DriveList, s.driveList)
 	ipc.Handle(srv, ipcapi.GatewayDump, s.gatewayDump)
+	if s.o.Groups != nil {
+		ipc.HandleStream(srv, ipcapi.ProjectList, s.projectList)
+		ipc.Handle(srv, ipcapi.ProjectShow, s.projectShow)
+		ipc.Handle(srv, ipcapi.ProjectMap, s.projectMap)
+		ipc.Handle(srv, ipcapi.ProjectRemove, s.projectRemove)
+	}
 }
 
 // sendPages sends a list in pages.

@@ -205,7 +205,8 @@ func newWorld(t *testing.T, change ...func(*Options)) *world {
 		},
 		Running: func() (ipcapi.RunningConfig, error) { return ipcapi.RunningConfig{YAML: "version: 1\n"}, nil },
 		Reload:  func(context.Context, bool) (ipcapi.ReloadReport, error) { return ipcapi.ReloadReport{}, nil },
-		Log:     log, Audit: slog.New(slog.NewTextHandler(w.audit, nil)),
+		Groups:  projectGroups{}, GroupRules: func(context.Context) GroupRules { return GroupRules{MinGID: 1000} },
+		Log: log, Audit: slog.New(slog.NewTextHandler(w.audit, nil)),
 	}
 	for _, c := range change {
 		c(&o)
@@ -356,8 +357,14 @@ func calls() map[string]caller {
 		ipcapi.InstanceRestart.Name: plain(ipcapi.InstanceRestart, func(r request) ipcapi.InstanceMutation {
 			return ipcapi.InstanceMutation{Users: []ident.UCloudUser{r.User}}
 		}),
-		ipcapi.DriveList.Name:   stream(ipcapi.DriveList),
-		ipcapi.GatewayDump.Name: plain(ipcapi.GatewayDump, func(request) ipcapi.GatewayDumpRequest { return ipcapi.GatewayDumpRequest{} }),
+		ipcapi.ProjectList.Name: stream(ipcapi.ProjectList),
+		ipcapi.ProjectShow.Name: plain(ipcapi.ProjectShow, func(request) ipcapi.ProjectRef { return ipcapi.ProjectRef{ID: reef} }),
+		ipcapi.ProjectMap.Name: plain(ipcapi.ProjectMap, func(request) ipcapi.ProjectMapping {
+			return ipcapi.ProjectMapping{ID: reef, Group: "reef", DryRun: true}
+		}),
+		ipcapi.ProjectRemove.Name: plain(ipcapi.ProjectRemove, func(request) ipcapi.ProjectMutation { return ipcapi.ProjectMutation{} }),
+		ipcapi.DriveList.Name:     stream(ipcapi.DriveList),
+		ipcapi.GatewayDump.Name:   plain(ipcapi.GatewayDump, func(request) ipcapi.GatewayDumpRequest { return ipcapi.GatewayDumpRequest{} }),
 		"gateway.dump tokens": plain(ipcapi.GatewayDump, func(request) ipcapi.GatewayDumpRequest {
 			return ipcapi.GatewayDumpRequest{Tokens: true}
 		}),

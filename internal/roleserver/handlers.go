@@ -88,6 +88,7 @@ func (s *server) buildHandlers(context.Context) error {
 		Users: s.users, Tickets: s.tickets, Store: s.store, Instances: s.launcher, Status: s.status, Version: s.o.Version,
 		Reload: s.reload, Running: s.running, Gateway: s.launcher.Gateways, Provider: cfg.Provider.ID.String(),
 		UCloudPublic: cfg.Provider.Hosts.UCloudPublic.URL(), Log: s.log, Audit: s.audit,
+		Groups: s.directory, GroupRules: func(ctx context.Context) operator.GroupRules { return s.groupRules(ctx, s.config.Load()) }, ProjectChanged: s.projectChanged,
 	})
 	if err != nil {
 		return err

@@ -4,11 +4,13 @@ import (
 	"context"
 	"time"
 
+	"ucloud-im/internal/config"
 	"ucloud-im/internal/events"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/launcher"
+	"ucloud-im/internal/operator"
 	"ucloud-im/internal/store"
 )
 
@@ -73,6 +75,31 @@ func (s *server) eventsChanged(ctx context.Context, c events.Change) {
 	if len(members) > 0 {
 		s.launcher.Recheck(ctx, members...)
 	}
+}
+
+// projectChanged is told that a project has another group: drives that needed it can be made now.
+func (s *server) projectChanged(ctx context.Context, id ident.ProjectID, members []ident.UCloudUser) {
+	s.directory.Invalidate()
+	s.ownersChanged(ident.Owner{Project: id})
+	if len(members) > 0 {
+		s.launcher.Recheck(ctx, members...)
+	}
+}
+
+// groupRules says which groups projects may have. Groups of ordinary users begin where their accounts do.
+func (s *server) groupRules(ctx context.Context, cfg *config.Config) operator.GroupRules {
+	r := operator.GroupRules{MinGID: ident.GID(cfg.UserInstances.MinUID)} //nolint:gosec // bounded by the configuration
+	for _, name := range []string{cfg.UserInstances.Group.String(), cfg.CLI.OperatorGroup.String(), cfg.CLI.ViewerGroup.String()} {
+		if name != "" {
+			r.Denied = append(r.Denied, name)
+		}
+	}
+	if own, err := s.directory.ByUID(ctx, s.serviceUID); err == nil {
+		if g, err := s.directory.GroupByID(ctx, own.GID); err == nil {
+			r.Denied = append(r.Denied, g.Name)
+		}
+	}
+	return r
 }
 
 // registerCalls adds the IPC calls that need several parts.

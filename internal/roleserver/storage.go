@@ -103,15 +103,23 @@ func (a accountsOf) LocalAccount(ctx context.Context, u ident.UCloudUser) (drive
 
 // ProjectGroup implements [driveplan.Accounts].
 func (a accountsOf) ProjectGroup(ctx context.Context, p ident.ProjectID) (group driveplan.Group, found bool, err error) {
-	err = a.store.View(ctx, func(tx *store.Tx) error {
-		gid, name, err := tx.ProjectGroup(p)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil
-		}
-		group, found = driveplan.Group{Name: name, GID: gid}, err == nil
-		return err
-	})
-	return group, found, err
+	var gid ident.GID
+	err = a.store.View(ctx, func(tx *store.Tx) (err error) { gid, _, err = tx.ProjectGroup(p); return err })
+	if errors.Is(err, store.ErrNotFound) {
+		return driveplan.Group{}, false, nil
+	}
+	if err != nil {
+		return driveplan.Group{}, false, err
+	}
+	// The number is what was mapped; a group may get another name.
+	now, err := a.policy.Directory().GroupByID(ctx, gid)
+	switch {
+	case failure.Is(err, failure.NotFound):
+		return driveplan.Group{}, false, nil // it was removed: no drive can be made for it
+	case err != nil:
+		return driveplan.Group{}, false, err
+	}
+	return driveplan.Group{Name: now.Name, GID: gid}, true, nil
 }
 
 // driveStatus counts the drives by state.

@@ -65,6 +65,7 @@ type Service struct {
 	gate   *gate
 	recent *recent
 	known  known
+	moves  moves
 
 	life context.Context // the life of background scans: until Close
 	end  context.CancelFunc

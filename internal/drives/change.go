@@ -24,7 +24,6 @@ type Node struct {
 	Dev, Ino           uint64
 	Links              uint64 // names of the inode
 	Mode               uint32 // permission bits, st_mode & 07777
-	Owner              uint32 // uid
 	Size               int64  // bytes
 	Blocks             int64  // of 512 bytes; fewer than Size says: the file is sparse
 	Accessed, Modified unix.Timespec
@@ -56,7 +55,7 @@ func nodeAt(fd int, name string) (Node, error) {
 	}
 	n := Node{
 		Dev: st.Dev, Ino: st.Ino, Links: uint64(st.Nlink), //nolint:unconvert // 32 bits on some architectures
-		Mode: st.Mode & 0o7777, Owner: st.Uid, Size: st.Size, Blocks: st.Blocks, Accessed: st.Atim, Modified: st.Mtim, Changed: st.Ctim,
+		Mode: st.Mode & 0o7777, Size: st.Size, Blocks: st.Blocks, Accessed: st.Atim, Modified: st.Mtim, Changed: st.Ctim,
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:

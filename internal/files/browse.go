@@ -69,9 +69,7 @@ func (s *Service) parseBrowse(req *providerapi.FilesBrowse) (*query, error) {
 		hideHidden: orZero(flags.FilterHiddenFiles),
 		wantStat:   orZero(flags.IncludeSizes) || orZero(flags.IncludeTimestamps) || orZero(flags.IncludeUnixInfo),
 	}
-	if ext := orZero(flags.FilterByFileExtension); ext != "" {
-		q.extension = "." + string(bytes.ToLower(bytes.TrimPrefix([]byte(ext), []byte("."))))
-	}
+	q.extension = extensionOf(flags.FilterByFileExtension)
 	q.readableOnly = st.Unmanaged && q.hideHidden && p.IsRoot()
 	sortBy, ok := orderNames[orZero(req.Browse.SortBy)]
 	if !ok {
@@ -105,6 +103,14 @@ func (s *Service) parseBrowse(req *providerapi.FilesBrowse) (*query, error) {
 		}
 	}
 	return q, nil
+}
+
+// extensionOf is the filter for an extension, with the dot and in lower case; "" is no filter.
+func extensionOf(flag *string) string {
+	if orZero(flag) == "" {
+		return ""
+	}
+	return "." + string(bytes.ToLower(bytes.TrimPrefix([]byte(*flag), []byte("."))))
 }
 
 func orZero[T any](p *T) (v T) {

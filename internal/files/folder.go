@@ -98,17 +98,20 @@ func makeFolder(ref drives.Ref, p drives.Path, policy providerapi.ConflictPolicy
 	}
 	defer parent.Close()
 
-	for n := 0; n <= drives.MaxNumbered; n++ {
-		name := drives.Numbered(p.Name(), n)
+	name := p.Name()
+	for n := 1; ; n++ {
 		// The kernel decides whether the name is free: no other request can take it in between.
 		err := parent.Mkdir(name, dirMode)
 		if !errors.Is(err, unix.EEXIST) {
 			return err
 		}
-		switch policy {
-		case providerapi.ConflictRename:
+		switch {
+		case policy == providerapi.ConflictRename && n <= maxCandidates:
+			name = candidate(p.Name(), n)
 			continue
-		case providerapi.ConflictReject:
+		case policy == providerapi.ConflictRename:
+			return failure.New(failure.Invalid, "There are too many folders with this name")
+		case policy == providerapi.ConflictReject:
 			return exists(p)
 		}
 		info, err := parent.Stat(name)
@@ -120,7 +123,6 @@ func makeFolder(ref drives.Ref, p drives.Path, policy providerapi.ConflictPolicy
 		}
 		return nil
 	}
-	return errNoFreeName
 }
 
 func exists(p drives.Path) error {

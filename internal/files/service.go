@@ -53,6 +53,10 @@ type Settings struct {
 	MaxBrowseEntries int           // files.maxBrowseEntries: larger directories are never sorted by size or time; 0 is no bound
 	JobFolder        string        // name of the folder that gets the icon of job folders, besides "Jobs"
 	Unmanaged        bool          // services.unmanaged
+
+	SearchMaxResults int           // files.searchMaxResults; 0: 10,000
+	SearchTimeout    time.Duration // files.searchTimeout; 0: 5 minutes
+	SearchExclude    []string      // files.searchExclude: names of directories that a search does not enter
 }
 
 // Service works on the files of one user. It is safe for concurrent use. Close ends what runs in the background.
@@ -65,7 +69,8 @@ type Service struct {
 	gate   *gate
 	recent *recent
 	known  known
-	moves  moves
+
+	searches searches
 
 	life context.Context // the life of background scans: until Close
 	end  context.CancelFunc

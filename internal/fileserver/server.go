@@ -45,7 +45,7 @@ const (
 // New makes the handler of an instance for /ucloud/{provider}/files… (contract 10 section 13). Everything else is
 // 404. It panics if the start-up document has no key, or a route is not fully declared: both are bugs.
 func New(o Options) http.Handler {
-	s := &server{files: o.Files}
+	s := &server{provider: o.Provider, files: o.Files}
 	routes := append([]Route{
 		{Method: http.MethodPost, Path: "files/browse", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.browse},
 		{Method: http.MethodPost, Path: "files/retrieve", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.retrieve},
@@ -55,11 +55,15 @@ func New(o Options) http.Handler {
 		{Method: http.MethodPost, Path: "files/trash", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Trash)},
 		{Method: http.MethodPost, Path: "files/emptyTrash", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.EmptyTrash)},
 		{Method: http.MethodDelete, Path: "files", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Delete)},
+		{Method: http.MethodGet, Path: "files", Class: hoptoken.ClassCore, MaxBody: 1, Serve: s.search},
 	}, o.Routes...)
 	return newGuard(o, routes)
 }
 
-type server struct{ files *files.Service }
+type server struct {
+	provider string
+	files    *files.Service
+}
 
 func (s *server) browse(w http.ResponseWriter, c *Call) error {
 	var req providerapi.FilesBrowse

@@ -96,6 +96,10 @@ type FilesSettings struct {
 	TrashEnabled     bool   `json:"trashEnabled"`
 	JobFolder        string `json:"jobFolder"`
 	Unmanaged        bool   `json:"unmanaged"`
+
+	SearchMaxResults int      `json:"searchMaxResults,omitempty"`
+	SearchTimeoutMs  int64    `json:"searchTimeoutMs,omitempty"`
+	SearchExclude    []string `json:"searchExclude,omitempty"` // names of directories
 }
 
 // Ready tells that the instance accepts requests. With Account set it does not, and ends: it is why the account may

@@ -86,6 +86,8 @@ func startDocument(cfg *config.Config) ipcapi.Start {
 		Files: ipcapi.FilesSettings{
 			FollowSymlinks: cfg.Files.FollowSymlinks, MaxBrowseEntries: cfg.Files.MaxBrowseEntries,
 			TrashEnabled: cfg.Files.Trash.Enabled, Unmanaged: !cfg.Managed(),
+			SearchMaxResults: cfg.Files.SearchMaxResults, SearchTimeoutMs: time.Duration(cfg.Files.SearchTimeout).Milliseconds(),
+			SearchExclude: cfg.Files.SearchExclude,
 		},
 		Links: ipcapi.LinkSettings{
 			PublicURL: cfg.Provider.Hosts.SelfPublic.URL(), Origins: []string{cfg.Provider.Hosts.UCloudPublic.URL()},

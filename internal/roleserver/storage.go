@@ -45,7 +45,7 @@ func (s *server) categoryDeclared(string) {
 
 // newCatalogue gives the products of the configuration.
 func newCatalogue(cfg *config.Config) (*products.Catalog, error) {
-	o := products.Options{Provider: cfg.Provider.ID.String(), Features: products.Features{Trash: cfg.Files.Trash.Enabled}}
+	o := products.Options{Provider: cfg.Provider.ID.String(), Features: products.Features{Trash: cfg.Files.Trash.Enabled, StreamingSearch: true}}
 	for name, fs := range cfg.Services.FileSystems.All() {
 		o.Storage = append(o.Storage, products.Storage{
 			Name: name, ReadOnly: allReadOnly(fs),

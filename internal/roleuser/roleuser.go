@@ -152,6 +152,7 @@ func settingsOf(start ipcapi.Start) (settings, error) {
 	return settings{
 		files: files.Settings{
 			Follow: follow, MaxBrowseEntries: f.MaxBrowseEntries, JobFolder: f.JobFolder, Unmanaged: f.Unmanaged,
+			SearchMaxResults: f.SearchMaxResults, SearchTimeout: time.Duration(f.SearchTimeoutMs) * time.Millisecond, SearchExclude: f.SearchExclude,
 		},
 		uploads: uploads.Settings{
 			Follow: follow, PublicURL: l.PublicURL, Origins: l.Origins, Streams: l.UploadStreams, Bytes: l.UploadBytes, NoSync: l.UploadNoSync,

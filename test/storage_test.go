@@ -34,7 +34,6 @@ type desk struct {
 	who   *person
 	drive providerapi.Drive
 	dir   string // where the drive is on this machine
-	tasks int    // of the person, that have been looked at
 }
 
 // desk gives the person's home drive, with a running instance.
@@ -267,10 +266,10 @@ func (d *desk) endedAll(n int) []providerapi.Task {
 	d.t.Helper()
 	var all []providerapi.Task
 	testkit.Eventually(d.t, fmt.Sprintf("%d tasks of %s to end at Core", n, d.who.name), func() bool {
-		if all = d.w.core.Tasks(d.who.name); len(all) < d.tasks+n {
+		if all = d.w.core.Tasks(d.who.name); len(all) < d.who.seen+n {
 			return false
 		}
-		all = all[d.tasks : d.tasks+n]
+		all = all[d.who.seen : d.who.seen+n]
 		for _, task := range all {
 			if !devcore.Ended(task) {
 				return false
@@ -278,7 +277,7 @@ func (d *desk) endedAll(n int) []providerapi.Task {
 		}
 		return true
 	})
-	d.tasks += n
+	d.who.seen += n
 	return all
 }
 

@@ -81,7 +81,6 @@ func TestTorture(t *testing.T) {
 		same(t, "what came back from the trash", before, snapshot(t, d.local("back")))
 		d.trash("back", http.StatusOK)
 		// As in a shell, nobody removes what is in a folder that is not writable; not even its owner.
-		d.tasks = len(w.core.Tasks(ada.name))
 		d.emptyTrash(http.StatusOK)
 		if task := d.ended(providerapi.TaskFailure); !strings.Contains(text(task.Status.Progress), "4 of ") {
 			t.Errorf("the task says %q", text(task.Status.Progress))
@@ -100,7 +99,6 @@ func TestTorture(t *testing.T) {
 	t.Run("what cannot be copied", func(t *testing.T) { d.in(t).copyBroken() })
 	t.Run("delete", func(t *testing.T) {
 		d := d.in(t)
-		d.tasks = len(w.core.Tasks(ada.name))
 		d.loosen("tree")
 		d.remove("tree", http.StatusOK)
 		d.ended(providerapi.TaskSuccess)
@@ -301,7 +299,6 @@ func (d *desk) eachName() {
 	if got := d.browse("Trash", listing{perPage: 50}); len(got) != 2*len(oddNames) {
 		d.t.Errorf("%d entries in the trash, want %d", len(got), 2*len(oddNames))
 	}
-	d.tasks = len(d.w.core.Tasks(d.who.name))
 	d.emptyTrash(http.StatusOK)
 	d.ended(providerapi.TaskSuccess)
 }
@@ -375,7 +372,6 @@ func (d *desk) uploadFolder(outside string) {
 	}
 	d.noDrafts()
 	for _, name := range []string{"uploaded", "singles"} {
-		d.tasks = len(d.w.core.Tasks(d.who.name))
 		d.remove(name, http.StatusOK)
 		d.ended(providerapi.TaskSuccess)
 	}
@@ -442,7 +438,6 @@ func (d *desk) copyBroken() {
 			t.Errorf("download of %s: %d %s", name, got.status, got.body)
 		}
 	}
-	d.tasks = len(d.w.core.Tasks(d.who.name))
 	d.copy("broken", "less broken", providerapi.ConflictReject, http.StatusOK)
 	task := d.ended(providerapi.TaskFailure)
 	if message := text(task.Status.Progress); !strings.Contains(message, "4 of ") || !strings.Contains(message, "/broken/") {

@@ -125,6 +125,11 @@ func newWorld(t *testing.T, set settings) *world {
 		if t.Failed() {
 			t.Logf("server log:\n%s", w.server.tail())
 			t.Logf("gateway log:\n%s", w.gateway.tail())
+			logs, _ := filepath.Glob(filepath.Join(w.base, "log", "users", "*"))
+			for _, file := range logs {
+				data, _ := os.ReadFile(file)
+				t.Logf("%s:\n%s", file, data[max(0, len(data)-16<<10):])
+			}
 		}
 	})
 	testkit.Eventually(t, "Core to know the provider", func() bool {
@@ -308,6 +313,7 @@ type person struct {
 	name    ident.UCloudUser
 	account accounts.Account
 	drive   ident.DriveID // home drive, once connected
+	seen    int           // background tasks that the test has looked at
 }
 
 // addPerson makes the account and the UCloud user, with an allocation.

@@ -14,7 +14,7 @@ import (
 // kindFailedUpload is a task that does nothing but fail: the protocol of uploads has no error message, and the browser
 // shows an upload as done whatever happened, so the list of tasks is the only place where its user can see it (contract
 // 11 section 2.6).
-const kindFailedUpload = "upload.failed"
+const kindFailedUpload = "upload_failed"
 
 // failedUpload is what such a task tells.
 type failedUpload struct {

@@ -24,6 +24,7 @@ type Node struct {
 	Dev, Ino           uint64
 	Links              uint64 // names of the inode
 	Mode               uint32 // permission bits, st_mode & 07777
+	Owner              uint32 // uid
 	Size               int64  // bytes
 	Blocks             int64  // of 512 bytes; fewer than Size says: the file is sparse
 	Accessed, Modified unix.Timespec
@@ -55,7 +56,7 @@ func nodeAt(fd int, name string) (Node, error) {
 	}
 	n := Node{
 		Dev: st.Dev, Ino: st.Ino, Links: uint64(st.Nlink), //nolint:unconvert // 32 bits on some architectures
-		Mode: st.Mode & 0o7777, Size: st.Size, Blocks: st.Blocks, Accessed: st.Atim, Modified: st.Mtim, Changed: st.Ctim,
+		Mode: st.Mode & 0o7777, Owner: st.Uid, Size: st.Size, Blocks: st.Blocks, Accessed: st.Atim, Modified: st.Mtim, Changed: st.Ctim,
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -241,11 +242,10 @@ func (d *Dir) OpenChildDir(name string, want Node) (*Dir, error) {
 	return child, nil
 }
 
-// Touch sets the directory's times to now and gives the time of the change as the file system's own clock tells it, to
-// compare with [Node.Changed]. Whoever may write to the directory may do that (utimensat(2)); setting only one of the
-// times would be its owner's alone.
+// Touch sets the directory's modification time to now and gives the time of the change as the file system's own clock
+// tells it, to compare with [Node.Changed].
 func (d *Dir) Touch() (unix.Timespec, error) {
-	times := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_NOW}}
 	if err := unix.UtimesNanoAt(d.fd, ".", times, 0); err != nil {
 		return unix.Timespec{}, err
 	}

@@ -1,8 +1,6 @@
 package drives
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -144,10 +142,12 @@ func IsDraft(name string) bool {
 // Draft is a new file that is being written under a hidden name beside its target. It gets the target's name when it is
 // complete, or goes away. The methods may be called from one goroutine at a time.
 type Draft struct {
-	dir  *Dir
-	fd   int
-	name string
-	gone bool // renamed or removed
+	dir     *Dir
+	fd      int
+	name    string
+	unnamed bool // it has no name yet
+	temps   *Temps
+	gone    bool // renamed or removed
 }
 
 // NewDraft makes an empty draft in the directory. The directory must stay open until the draft is closed. The name is
@@ -157,9 +157,7 @@ func (d *Dir) NewDraft(target string, mode uint32) (*Draft, error) {
 		return nil, err
 	}
 	for {
-		var raw [draftDigits / 2]byte
-		rand.Read(raw[:]) //nolint:errcheck // never fails, crypto/rand documents it
-		f, err := d.openDraft(draftName(target, hex.EncodeToString(raw[:])), unix.O_CREAT|unix.O_EXCL, mode)
+		f, err := d.openDraft(draftName(target, draftDigitsOf()), unix.O_CREAT|unix.O_EXCL, mode)
 		if !errors.Is(err, unix.EEXIST) {
 			return f, err
 		}
@@ -197,7 +195,7 @@ func (d *Dir) openDraft(name string, flags int, mode uint32) (*Draft, error) {
 	return &Draft{dir: d, fd: fd, name: name}, nil
 }
 
-// Name is the hidden name.
+// Name is the hidden name; "" for one of [Temps].
 func (f *Draft) Name() string { return f.name }
 
 // WriteAt writes all of p, or gives an error.
@@ -276,6 +274,11 @@ func (f *Draft) Replace(name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
+	if f.unnamed {
+		if err := f.nameFor(name); err != nil {
+			return err
+		}
+	}
 	if err := unix.Renameat(f.dir.fd, f.name, f.dir.fd, name); err != nil {
 		return err
 	}
@@ -288,6 +291,13 @@ func (f *Draft) Replace(name string) error {
 func (f *Draft) Publish(name string) error {
 	if err := CheckName(name); err != nil {
 		return err
+	}
+	if f.unnamed {
+		if err := f.link(name); err != nil {
+			return err
+		}
+		f.gone = true
+		return nil
 	}
 	if err := renameNew(f.dir.fd, f.name, name, publishSteps); err != nil {
 		return err
@@ -368,7 +378,7 @@ func utimens(fd int, ts [2]unix.Timespec) error {
 // Discard removes a draft that has not got its final name, and closes it.
 func (f *Draft) Discard() {
 	f.Close() //nolint:errcheck // the content is not wanted
-	if !f.gone {
+	if !f.gone && !f.unnamed {
 		f.gone = true
 		unix.Unlinkat(f.dir.fd, f.name, 0) //nolint:errcheck // the janitor finds what is left
 	}

@@ -7,8 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 
 	"ucloud-im/internal/providerapi"
 )
@@ -274,22 +276,45 @@ func TestIsDraft(t *testing.T) {
 
 func TestNumbered(t *testing.T) {
 	t.Parallel()
+	x := strings.Repeat
 	for _, tc := range []struct {
 		name string
 		n    int
 		want string
 	}{
 		{"a.txt", 0, "a.txt"},
-		{"a.txt", 1, "a(1).txt"},
-		{"a.tar.gz", 2, "a.tar(2).gz"},
-		{".bashrc", 1, ".bashrc(1)"},
+		{"name.ext", 1, "name(1).ext"},
+		{"name", 12, "name(12)"},
 		{"a", 9999, "a(9999)"},
+		{".bashrc", 1, ".bashrc(1)"},
+		{"a.tar.gz", 1, "a.tar(1).gz"},
 		{"v1.2", 1, "v1(1).2"},
-		{strings.Repeat("é", 127), 1, strings.Repeat("é", 126) + "(1)"},
-		{"a." + strings.Repeat("x", 253), 1, "a." + strings.Repeat("x", 250) + "(1)"},
+		{"a.", 1, "a(1)."},
+		{".a.b", 3, ".a(3).b"},
+		{x("x", 255), 1, x("x", 252) + "(1)"},
+		{x("x", 251) + ".txt", 9999, x("x", 245) + "(9999).txt"},
+		{x("ä", 127), 1, x("ä", 126) + "(1)"},
+		{"a" + x("ä", 127), 1, "a" + x("ä", 125) + "(1)"},
+		{x("\xff", 255), 1, x("\xff", 252) + "(1)"},
+		{"a." + x("x", 253), 1, "a." + x("x", 250) + "(1)"},
 	} {
 		if got := Numbered(tc.name, tc.n); got != tc.want || len(got) > MaxName {
 			t.Errorf("%q %d: %q", tc.name, tc.n, got)
 		}
 	}
+	rapid.Check(t, func(t *rapid.T) {
+		name := string(rapid.SliceOfN(rapid.Byte(), 1, 60).Draw(t, "name")) +
+			x(rapid.SampledFrom([]string{"x", "ä", ".", "\xff"}).Draw(t, "fill"), rapid.IntRange(0, 200).Draw(t, "times"))
+		if CheckName(name) != nil {
+			return
+		}
+		n := rapid.IntRange(1, MaxNumbered).Draw(t, "n")
+		got := Numbered(name, n)
+		if CheckName(got) != nil || got == name || (utf8.ValidString(name) && !utf8.ValidString(got)) {
+			t.Fatalf("Numbered(%q, %d) = %q", name, n, got)
+		}
+		if Numbered(name, n%MaxNumbered+1) == got {
+			t.Fatalf("Numbered(%q, %d) does not depend on the number", name, n)
+		}
+	})
 }

@@ -1,11 +1,11 @@
 package files
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"math/rand/v2"
+	"os"
 	"sync"
 	"time"
 
@@ -19,209 +19,431 @@ import (
 // copier copies trees. It goes by open directories and single names on both sides, and never follows a link: whatever is
 // exchanged meanwhile, it reads nothing outside of the source and makes nothing outside of the target.
 //
-// Files are copied by a few goroutines at a time, one folder after the other. A file is written under a hidden name and
-// gets its own when it is complete, so that an interruption leaves whole files; those are left out when the task is
-// taken up again.
+// One goroutine walks; a few others copy the files it meets. A file gets its name when it is complete, so that an
+// interruption leaves whole files; those are left out when the task is taken up again. A folder is closed to others and
+// marked ([drives.Building]) until everything directly in it is there; then it gets its mode and times.
+//
+// When it moves, each entry is renamed if it can be, and copied if it lies on another file system. What was copied is
+// removed by a mover afterwards.
 type copier struct {
 	*tally
 	policy  providerapi.ConflictPolicy
 	resumed bool
-	merging bool          // into folders that were there before; they keep their modes
-	into    drives.Node   // the folder that the copy is made in
-	slots   chan struct{} // one for each file at a time
-	depth   int
-
-	mu   sync.Mutex // guards the tally and the fields below
-	full bool       // the storage is full: to go on makes no sense
+	merging bool        // into folders that were there before; they keep their modes
+	into    drives.Node // the folder that the copy is made in
+	moving  bool
+	flush   bool // each file: the file system cannot flush them all at once
+	jobs    chan fileJob
+	walk    tree[*pair]
+	temps   drives.Temps
 }
 
+// pair is a folder of the source with the one that is made of it.
+type pair struct {
+	from, to *drives.Dir // nil while the walk has closed them
+	node     drives.Node // of the source
+	toNode   drives.Node
+	ours     bool // it was made by this task
+	where    string
+
+	mu    sync.Mutex // guards the fields below
+	idle  *sync.Cond
+	files int  // under way
+	left  bool // the walk is through
+	torn  bool // not everything is there
+}
+
+// tear notes that not everything will be there.
+func (p *pair) tear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.torn = true
+}
+
+// fileJob is a file to be copied.
+type fileJob struct {
+	in   *pair
+	name string
+}
+
+// copyWorkers is how many files are copied at a time, remoteWorkers the same on network file systems, where each call is
+// a round trip.
 const (
-	copyWorkers  = 4
-	maxCopyDepth = 200 // each level takes two descriptors
+	copyWorkers   = 4
+	remoteWorkers = 12
 )
 
 func newCopier(j job, params copyParams) *copier {
-	return &copier{
-		tally:   &tally{job: j, what: "files copied", begin: time.Now()},
+	did := "copied"
+	if params.Move {
+		did = "moved"
+	}
+	c := &copier{
+		temps: drives.Temps{Owner: uint32(j.ID())}, //nolint:gosec // any number will do, as long as it stays the same
+
+		tally:   newTally(j, did),
 		policy:  params.Policy,
 		resumed: j.Attempt() > 1,
 		merging: params.Merge,
+		moving:  params.Move,
 		into:    drives.Node{Dev: params.To.Dev, Ino: params.To.Ino},
-		slots:   make(chan struct{}, copyWorkers),
 	}
+	c.walk.suspend, c.walk.restore = c.suspend, c.restore
+	return c
 }
 
-// top copies the folder that the task is about, into one that exists.
-func (c *copier) top(ctx context.Context, source *drives.Dir, name string, node drives.Node, target *drives.Dir, newName string) error {
-	to, err := target.OpenChildDir(newName, c.into)
+// tree copies the folder that the task is about, into one that exists. The error is the end of the task; failures are
+// counted.
+func (c *copier) tree(ctx context.Context, source *drives.Dir, name string, target *drives.Dir, newName string, want drives.Node) error {
+	from, node, err := source.OpenSub(name)
+	if err == nil && !node.Same(want) {
+		from.Close()
+		err = unix.ENOENT
+	}
 	if err != nil {
-		c.failing(target.Path().Join(newName), err)
+		c.fail(drives.Escape(name), err)
 		return nil
 	}
-	defer to.Close()
-	return c.folder(ctx, source, name, node, to, !c.merging)
-}
-
-func (c *copier) failing(p drives.Path, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.fail(p, err)
-	c.full = c.full || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
-}
-
-func (c *copier) added() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.add()
-}
-
-func (c *copier) copied(n int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.bytes += n
-	c.tell()
-}
-
-func (c *copier) isFull() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.full
-}
-
-// folder copies what is in a folder into another one, and then, if that is ours, gives it the mode and the times. The
-// error is the end of the task; failures are counted.
-func (c *copier) folder(
-	ctx context.Context, source *drives.Dir, name string, node drives.Node, to *drives.Dir, ours bool,
-) error {
-	from, err := source.OpenChildDir(name, node)
+	to, toNode, err := target.OpenSub(newName)
+	if err == nil && !toNode.Same(c.into) {
+		to.Close()
+		err = unix.ENOENT
+	}
 	if err != nil {
-		c.failing(source.Path().Join(name), err)
+		from.Close()
+		c.fail(drives.Escape(newName), err)
 		return nil
 	}
-	defer from.Close()
-	c.depth++
-	defer func() { c.depth-- }()
-	if c.depth > maxCopyDepth {
-		c.failing(from.Path(), failure.New(failure.Invalid, "The folder lies too deep"))
-		return nil
+	c.flush = c.flush || c.moving && to.Remote()
+	workers := copyWorkers
+	if from.Remote() || to.Remote() {
+		workers = remoteWorkers
 	}
-	var files sync.WaitGroup
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	err = c.entries(ctx, stop, &files, from, to)
-	files.Wait()
+	var group sync.WaitGroup
+	c.jobs = make(chan fileJob, 4*workers)
+	for range workers {
+		group.Go(func() { c.work(ctx, stop) })
+	}
+	// What the mode tells is where an earlier attempt has stopped.
+	ours := !c.merging && (!c.resumed || toNode.Building())
+	if c.resumed {
+		c.tidy(to)
+	}
+	p := newPair(from, to, node, toNode, ours, drives.Escape(name))
+	c.walk.push(&level[*pair]{name: name, node: node, dir: from, own: p})
+	err = c.folders(ctx)
+	for _, l := range c.walk.levels { // it was stopped
+		if l.dir != nil {
+			l.own.tear()
+			c.leave(l.own)
+		}
+	}
+	c.walk.levels = nil
+	close(c.jobs)
+	group.Wait()
 	if cause := context.Cause(ctx); cause != nil && err == nil {
 		err = cause
 	}
-	if err != nil || c.isFull() {
-		return err
-	}
-	if ours {
-		err = to.Keep(node)
-	}
-	if err != nil {
-		c.failing(from.Path(), err)
-		return nil
-	}
-	c.added()
-	return nil
+	return err
 }
 
-func (c *copier) entries(ctx context.Context, stop context.CancelCauseFunc, files *sync.WaitGroup, from, to *drives.Dir) error {
-	buf := make([]byte, 16<<10)
-	for {
-		batch, err := from.ReadBatch(buf)
+func newPair(from, to *drives.Dir, node, toNode drives.Node, ours bool, where string) *pair {
+	p := &pair{from: from, to: to, node: node, toNode: toNode, ours: ours, where: where}
+	p.idle = sync.NewCond(&p.mu)
+	return p
+}
+
+// folders walks through the tree.
+func (c *copier) folders(ctx context.Context) error {
+	for !c.walk.empty() {
+		if err := c.job.Checkpoint(ctx); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		p := c.walk.last().own
+		e, ok, err := c.walk.entry()
 		if err != nil {
-			c.failing(from.Path(), err)
-			return nil
+			c.fail(c.walk.path(""), err)
+			p.tear()
 		}
-		if batch.Empty() {
-			return nil
+		full := c.isFull()
+		if full {
+			p.tear()
 		}
-		for e, ok := batch.Next(); ok; e, ok = batch.Next() {
-			if err := c.job.Checkpoint(ctx); err != nil {
-				return err
-			}
-			if c.isFull() {
+		if err != nil || !ok || full {
+			where := c.walk.path("")
+			l, err := c.walk.pop()
+			c.leave(l.own)
+			if err != nil {
+				c.fail(where, failure.Wrap(err, failure.Conflict, "The folder above was moved elsewhere meanwhile"))
 				return nil
 			}
-			name := string(e.Name)
-			node, err := from.Node(name)
-			switch {
-			case errors.Is(err, unix.ENOENT) || drives.IsDraft(name):
-			case err != nil:
-				c.failing(from.Path().Join(name), err)
-			case node.Kind == drives.NodeDirectory:
-				if err := c.subfolder(ctx, from, name, node, to); err != nil {
-					return err
-				}
-			default:
-				c.slots <- struct{}{}
-				files.Go(func() {
-					defer func() { <-c.slots }()
-					if err := c.entry(ctx, from, name, node, to, name); err != nil {
-						stop(err)
-					}
-				})
-			}
+			continue
+		}
+		name := string(e.Name)
+		if drives.IsDraft(name) && !c.moving {
+			continue // it belongs to an upload under way
+		}
+		if err := c.entry(ctx, p, name, e.Type); err != nil {
+			return err
 		}
 	}
-}
-
-// subfolder copies a folder, into an existing one where folders are merged.
-func (c *copier) subfolder(ctx context.Context, from *drives.Dir, name string, node drives.Node, to *drives.Dir) error {
-	p := from.Path().Join(name)
-	if node.Same(c.into) {
-		c.failing(p, failure.New(failure.Invalid, "A folder cannot be put into itself"))
-		return nil
-	}
-	for n := 0; n <= maxCandidates; n++ {
-		free := drives.Numbered(name, n)
-		err := to.Mkdir(free, 0o700)
-		ours := err == nil || !c.merging
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			c.failing(p, err)
-			return nil
-		}
-		made, err := to.Node(free)
-		if err == nil && made.Kind != drives.NodeDirectory && c.policy != providerapi.ConflictReplace {
-			continue // a file that stays
-		}
-		var sub *drives.Dir
-		if err == nil {
-			sub, err = to.OpenChildDir(free, made)
-		}
-		if err != nil {
-			c.failing(p, err)
-			return nil
-		}
-		defer sub.Close()
-		return c.folder(ctx, from, name, node, sub, ours)
-	}
-	c.failing(p, failure.New(failure.Invalid, "There are too many files with this name"))
 	return nil
 }
 
-// entry copies anything but a folder. The error is the end of the task.
-func (c *copier) entry(ctx context.Context, from *drives.Dir, name string, node drives.Node, to *drives.Dir, newName string) error {
-	var err error
-	switch node.Kind {
-	case drives.NodeRegular:
-		err = c.file(ctx, from, name, node, to, newName)
-	case drives.NodeLink:
-		err = c.link(from, name, to, newName)
-	default:
-		err = drives.ErrNotRegular
+// entry copies or moves an entry of the folder that the walk is in.
+func (c *copier) entry(ctx context.Context, p *pair, name string, kind drives.EntryType) error {
+	if c.moving && p.node.Dev == p.toNode.Dev {
+		if done := c.rename(p, name); done {
+			return nil
+		}
 	}
-	if e, ok := errors.AsType[*stopError](err); ok {
-		return e.cause
+	if drives.IsDraft(name) {
+		return nil
+	}
+	if kind == drives.EntryUnknown {
+		node, err := p.from.Node(name)
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			return nil
+		case err != nil:
+			c.fail(c.walk.path(name), err)
+			return nil
+		case node.Kind == drives.NodeDirectory:
+			kind = drives.EntryDirectory
+		}
+	}
+	if kind == drives.EntryDirectory {
+		c.subfolder(p, name)
+		return nil
+	}
+	p.mu.Lock()
+	p.files++
+	p.mu.Unlock()
+	select {
+	case c.jobs <- fileJob{in: p, name: name}:
+		return nil
+	case <-ctx.Done():
+		c.fileDone(p, false)
+		return context.Cause(ctx)
+	}
+}
+
+// rename moves an entry in one piece. It reports false if the entry is to be merged, or lies on another file system.
+func (c *copier) rename(p *pair, name string) (done bool) {
+	for n := 0; n <= drives.MaxNumbered; n++ {
+		free := drives.Numbered(name, n)
+		err := drives.RenameNew(p.from, name, p.to, free)
+		switch {
+		case errors.Is(err, unix.EXDEV):
+			return false
+		case errors.Is(err, unix.ENOENT):
+			return true
+		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOTEMPTY):
+			if n > 0 {
+				continue
+			}
+			node, err := p.from.Node(name)
+			there, errThere := p.to.Node(free)
+			if err == nil && errThere == nil && node.Kind == drives.NodeDirectory && there.Kind == drives.NodeDirectory {
+				return false
+			}
+		case err != nil:
+			c.fail(c.walk.path(name), err)
+			return true
+		default:
+			c.add(1, 0)
+			return true
+		}
+	}
+	c.fail(c.walk.path(name), errNoFreeName)
+	return true
+}
+
+var errNoFreeName = failure.New(failure.Invalid, "There are too many files with this name")
+
+// subfolder goes into a folder, with an existing one as its target where folders are merged.
+func (c *copier) subfolder(p *pair, name string) {
+	where := c.walk.path(name)
+	from, node, err := p.from.OpenSub(name)
+	if errors.Is(err, unix.ENOENT) {
+		return
 	}
 	if err != nil {
-		c.failing(from.Path().Join(name), err)
-		return nil
+		c.fail(where, err)
+		return
 	}
-	c.added()
+	if node.Same(c.into) {
+		from.Close()
+		c.fail(where, failure.New(failure.Invalid, "A folder cannot be put into itself"))
+		return
+	}
+	to, toNode, ours, err := c.makeFolder(p, name)
+	if err != nil {
+		from.Close()
+		c.fail(where, err)
+		return
+	}
+	c.walk.push(&level[*pair]{name: name, node: node, dir: from, own: newPair(from, to, node, toNode, ours, where)})
+}
+
+// makeFolder makes the target of a folder, or opens one that may be used.
+func (c *copier) makeFolder(p *pair, name string) (to *drives.Dir, node drives.Node, ours bool, err error) {
+	for n := 0; n <= drives.MaxNumbered; n++ {
+		free := drives.Numbered(name, n)
+		err := p.to.Mkdir(free, drives.Building)
+		made := err == nil
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, node, false, err
+		}
+		if !made && !c.merging && !c.resumed {
+			// Somebody else has made it in the folder that is being filled.
+			if c.policy == providerapi.ConflictReject {
+				return nil, node, false, unix.EEXIST
+			}
+			continue
+		}
+		to, node, err = p.to.OpenSub(free)
+		switch {
+		case err == nil:
+			if !made && c.resumed {
+				c.tidy(to)
+			}
+			return to, node, made || (c.resumed && node.Building()), nil
+		case !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP):
+			return nil, node, false, err
+		case c.policy == providerapi.ConflictReplace || c.policy == providerapi.ConflictReject:
+			return nil, node, false, unix.EEXIST // a file that stays
+		}
+	}
+	return nil, node, false, errNoFreeName
+}
+
+// tidy removes what an attempt that was killed may have left in a folder of the target. What cannot be removed stays
+// hidden.
+func (c *copier) tidy(to *drives.Dir) {
+	_ = c.temps.Tidy(to)
+}
+
+// suspend closes a folder of the target too, when the walk does so with that of the source.
+func (c *copier) suspend(l *level[*pair]) {
+	p := l.own
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.files > 0 {
+		p.idle.Wait()
+	}
+	p.to.Close()
+	p.from, p.to = nil, nil
+}
+
+func (c *copier) restore(l, below *level[*pair]) error {
+	to, err := below.own.to.Above(l.own.toNode)
+	if err != nil {
+		l.own.from = nil
+		l.dir.Close()
+		l.dir = nil
+		return err
+	}
+	l.own.from, l.own.to = l.dir, to
 	return nil
+}
+
+// leave is called when the walk is through with a folder.
+func (c *copier) leave(p *pair) {
+	p.mu.Lock()
+	p.left = true
+	last := p.files == 0
+	p.mu.Unlock()
+	if last {
+		c.finish(p)
+	}
+}
+
+// fileDone is called when a file of a folder is.
+func (c *copier) fileDone(p *pair, whole bool) {
+	p.mu.Lock()
+	p.files--
+	p.torn = p.torn || !whole
+	if p.files == 0 {
+		p.idle.Broadcast()
+	}
+	last := p.left && p.files == 0
+	p.mu.Unlock()
+	if last {
+		c.finish(p)
+	}
+}
+
+// finish gives a folder its attributes and closes it. One that was interrupted keeps its mark; see [drives.Building].
+func (c *copier) finish(p *pair) {
+	defer p.from.Close()
+	defer p.to.Close()
+	if p.torn || !p.ours {
+		return
+	}
+	err := p.to.KeepAttributes(p.from)
+	if err == nil {
+		err = p.to.Keep(p.node)
+	}
+	if err != nil {
+		c.fail(p.where, err)
+	}
+}
+
+// work copies files until there are no more.
+func (c *copier) work(ctx context.Context, stop context.CancelCauseFunc) {
+	var buf drives.CopyBuffer
+	for j := range c.jobs {
+		if ctx.Err() != nil || c.isFull() {
+			c.fileDone(j.in, false)
+			continue
+		}
+		err := c.job.Checkpoint(ctx)
+		if err == nil {
+			flush := c.flush || c.moving && j.in.toNode.Dev != c.into.Dev
+			_, err = c.file(ctx, j.in.from, j.name, j.in.to, j.name, j.in.where, flush, &buf)
+		}
+		c.fileDone(j.in, err == nil)
+		if err != nil {
+			stop(err)
+		}
+	}
+}
+
+// file copies anything but a folder. The error is the end of the task; a failure is counted. final is the name that the
+// copy has got.
+func (c *copier) file(
+	ctx context.Context, from *drives.Dir, name string, to *drives.Dir, newName, where string, flush bool, buf *drives.CopyBuffer,
+) (final string, err error) {
+	src, err := from.OpenFile(name)
+	switch {
+	case err == nil:
+		final, err = c.regular(ctx, src, to, newName, flush, buf)
+		src.Close() //nolint:errcheck // it was only read
+	case errors.Is(err, unix.ENOENT):
+		if where != "" {
+			return "", nil // gone since the folder was read
+		}
+	case errors.Is(err, drives.ErrNotRegular):
+		final, err = c.link(from, name, to, newName)
+	}
+	if e, ok := errors.AsType[*stopError](err); ok {
+		return "", e.cause
+	}
+	if err != nil {
+		if where != "" {
+			where += "/"
+		}
+		c.fail(where+drives.Escape(name), err)
+		return "", nil
+	}
+	c.add(1, 0)
+	return final, nil
 }
 
 // stopError is the end of the task, as opposed to the failure of a file.
@@ -229,102 +451,227 @@ type stopError struct{ cause error }
 
 func (e *stopError) Error() string { return e.cause.Error() }
 
-func (c *copier) file(ctx context.Context, from *drives.Dir, name string, node drives.Node, to *drives.Dir, newName string) error {
-	if c.resumed && c.complete(node, to, newName) {
-		return nil
-	}
-	src, err := from.OpenFile(name)
+func (c *copier) regular(
+	ctx context.Context, src *os.File, to *drives.Dir, newName string, flush bool, buf *drives.CopyBuffer,
+) (final string, err error) {
+	node, err := drives.NodeOf(src)
 	if err != nil {
-		return err
+		return "", err
 	}
-	defer src.Close()
-	if node, err = drives.NodeOf(src); err != nil { // of what is read
-		return err
+	if c.resumed {
+		there, ok, err := c.complete(ctx, src, node, to, newName)
+		if err != nil {
+			return "", err
+		}
+		if ok {
+			c.add(0, node.Size)
+			return there, nil
+		}
 	}
-	draft, err := to.NewDraft(newName, 0o600)
+	draft, err := c.temps.New(to, newName, 0o600)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer draft.Discard()
-	err = draft.CopyFrom(src, node.Size, func(n int64) error {
-		c.copied(n)
-		if err := c.job.Checkpoint(ctx); err != nil {
-			return &stopError{err}
+	err = draft.CopyFrom(src, node, buf, func(n int64) error {
+		c.add(0, n)
+		if n < node.Size { // a file in several steps
+			if err := c.job.Checkpoint(ctx); err != nil {
+				return &stopError{err}
+			}
 		}
 		return nil
 	})
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return failure.Wrap(err, failure.Conflict, "The file has changed while it was copied")
+		return "", failure.Wrap(err, failure.Conflict, "The file has changed while it was copied")
+	}
+	if err == nil {
+		err = draft.KeepAttributes(src)
+	}
+	if err == nil {
+		err = draft.Keep(node)
+	}
+	if err == nil && (flush || c.policy == providerapi.ConflictReplace) {
+		// What is replaced must not be gone before its successor is on the disk.
+		err = draft.Sync()
+	}
+	if err == nil {
+		err = draft.Finish()
 	}
 	if err != nil {
-		return err
-	}
-	if err := draft.Keep(node); err != nil {
-		return err
+		return "", err
 	}
 	if c.policy == providerapi.ConflictReplace {
-		// What is replaced must not be gone before its successor is on the disk.
-		if err := draft.Sync(); err != nil {
-			return err
-		}
-	}
-	if err := draft.Close(); err != nil { // network file systems tell about a lack of space now
-		return err
-	}
-	if c.policy == providerapi.ConflictReplace {
-		return draft.Replace(newName)
+		return newName, draft.Replace(newName)
 	}
 	return c.free(newName, draft.Publish)
 }
 
 // free calls take with the name, and with its alternatives as long as they are taken.
-func (c *copier) free(name string, take func(string) error) error {
-	for n := 0; n <= maxCandidates; n++ {
-		err := take(drives.Numbered(name, n))
+func (c *copier) free(name string, take func(string) error) (final string, err error) {
+	for n := 0; n <= drives.MaxNumbered; n++ {
+		final = drives.Numbered(name, n)
+		err := take(final)
 		if !errors.Is(err, unix.EEXIST) || c.policy == providerapi.ConflictReject {
-			return err
+			return final, err
 		}
 	}
-	return failure.New(failure.Invalid, "There are too many files with this name")
+	return "", errNoFreeName
 }
 
-// complete tells whether an earlier attempt has copied the file, by size and time. Under another name it may stand only
-// if names are chosen.
-func (c *copier) complete(node drives.Node, to *drives.Dir, name string) bool {
-	for n := 0; n <= maxCandidates; n++ {
-		there, err := to.Node(drives.Numbered(name, n))
+// complete tells whether an earlier attempt has copied the file, by size and time; when the source is to be removed, also
+// by its content. Under another name it may stand only if names are chosen.
+func (c *copier) complete(
+	ctx context.Context, src *os.File, node drives.Node, to *drives.Dir, name string,
+) (final string, ok bool, err error) {
+	for n := 0; n <= drives.MaxNumbered; n++ {
+		final = drives.Numbered(name, n)
+		there, err := to.Node(final)
 		if err != nil {
-			return false
+			return "", false, nil //nolint:nilerr // then it is to be copied
 		}
-		if there.Kind == drives.NodeRegular && !there.Same(node) && there.Size == node.Size && there.Modified == node.Modified {
-			return true
+		if sameCopy(node, there) {
+			same := true
+			if c.moving {
+				same, err = c.sameContent(ctx, src, to, final, node.Size)
+			}
+			if same || err != nil {
+				return final, same, err
+			}
 		}
 		if c.policy == providerapi.ConflictReplace || c.policy == providerapi.ConflictReject {
-			return false
+			return "", false, nil
 		}
 	}
-	return false
+	return "", false, nil
 }
 
-// link copies a symbolic link as it is.
-func (c *copier) link(from *drives.Dir, name string, to *drives.Dir, newName string) error {
+// sameCopy tells whether one file is a copy of the other, as far as can be seen without reading.
+func sameCopy(node, there drives.Node) bool {
+	return there.Kind == node.Kind && !there.Same(node) && there.Size == node.Size && there.Modified == node.Modified
+}
+
+// sameContent compares two files. The error is the end of the task.
+func (c *copier) sameContent(ctx context.Context, src *os.File, to *drives.Dir, name string, size int64) (bool, error) {
+	dst, err := to.OpenFile(name)
+	if err != nil {
+		return false, nil //nolint:nilerr // then it is to be copied
+	}
+	defer dst.Close() //nolint:errcheck // it was only read
+	a, b := make([]byte, 256<<10), make([]byte, 256<<10)
+	for off := int64(0); off < size; {
+		if err := c.job.Checkpoint(ctx); err != nil {
+			return false, &stopError{err}
+		}
+		n := min(size-off, int64(len(a)))
+		if _, err := src.ReadAt(a[:n], off); err != nil {
+			return false, nil //nolint:nilerr // copying it will tell
+		}
+		if _, err := dst.ReadAt(b[:n], off); err != nil || !bytes.Equal(a[:n], b[:n]) {
+			return false, nil //nolint:nilerr // as above
+		}
+		off += n
+	}
+	return true, nil
+}
+
+// link copies a symbolic link as it is. Everything else that is no regular file is refused.
+func (c *copier) link(from *drives.Dir, name string, to *drives.Dir, newName string) (final string, err error) {
+	node, err := from.Node(name)
+	if err != nil {
+		return "", err
+	}
+	if node.Kind != drives.NodeLink {
+		return "", drives.ErrNotRegular
+	}
 	text, err := from.ReadLink(name)
 	if err != nil {
+		return "", err
+	}
+	make := func(free string) error {
+		err := to.Symlink(text, free)
+		if err == nil {
+			_ = to.KeepLinkTime(free, node) // some file systems cannot
+		}
 		return err
 	}
-	if there, err := to.ReadLink(newName); err == nil && there == text && (c.resumed || c.policy == providerapi.ConflictReplace) {
-		return nil
-	}
-	if c.policy == providerapi.ConflictReplace {
-		hidden := fmt.Sprintf(".ucloud-link-%016x", rand.Uint64())
-		if err := to.Symlink(text, hidden); err != nil {
-			return err
+	if c.resumed || c.policy == providerapi.ConflictReplace {
+		if final, ok := c.sameLink(to, newName, text); ok {
+			return final, nil
 		}
-		if err := drives.Rename(to, hidden, to, newName); err != nil {
-			_ = to.Remove(hidden, false) // the first error counts
-			return err
-		}
-		return nil
 	}
-	return c.free(newName, func(free string) error { return to.Symlink(text, free) })
+	if c.policy != providerapi.ConflictReplace {
+		return c.free(newName, make)
+	}
+	hidden := c.temps.Hidden(newName)
+	if err := make(hidden); err != nil {
+		return "", err
+	}
+	if err := drives.Rename(to, hidden, to, newName); err != nil {
+		_ = to.Remove(hidden, false) // the first error counts
+		return "", err
+	}
+	return newName, nil
+}
+
+// sameLink tells whether there is such a link already, under another name only if names are chosen.
+func (c *copier) sameLink(to *drives.Dir, name, text string) (final string, ok bool) {
+	for n := 0; n <= drives.MaxNumbered; n++ {
+		final = drives.Numbered(name, n)
+		if _, err := to.Node(final); err != nil {
+			return "", false
+		}
+		if there, err := to.ReadLink(final); err == nil && there == text {
+			return final, true
+		}
+		if c.policy == providerapi.ConflictReplace || c.policy == providerapi.ConflictReject {
+			return "", false
+		}
+	}
+	return "", false
+}
+
+// single copies or moves something that is no folder.
+func (c *copier) single(
+	ctx context.Context, source *drives.Dir, name string, node drives.Node, target *drives.Dir, newName string,
+) (final string, err error) {
+	if c.resumed {
+		c.tidy(target)
+	}
+	c.find(amount{files: 1, bytes: node.Size}, true)
+	var buf drives.CopyBuffer
+	final, err = c.file(ctx, source, name, target, newName, "", true, &buf)
+	if err == nil && c.failedSoFar() == 0 {
+		if err := target.Sync(); err != nil {
+			c.fail(drives.Escape(name), err)
+		}
+	}
+	return final, err
+}
+
+// settle has everything written to the disk: what is reported as done has to be there after a power failure. It does not
+// wait for that when the task is to end. all was opened before anything was written, to know of all errors; it is closed.
+func (c *copier) settle(ctx context.Context, all *drives.Dir, where string) error {
+	done := make(chan error, 1)
+	go func() { // ends when the disk has answered
+		defer all.Close()
+		done <- all.SyncAll()
+	}()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				c.fail(where, err)
+			}
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+			if err := c.job.Checkpoint(ctx); err != nil {
+				return err
+			}
+		}
+	}
 }

@@ -98,20 +98,17 @@ func makeFolder(ref drives.Ref, p drives.Path, policy providerapi.ConflictPolicy
 	}
 	defer parent.Close()
 
-	name := p.Name()
-	for n := 1; ; n++ {
+	for n := 0; n <= drives.MaxNumbered; n++ {
+		name := drives.Numbered(p.Name(), n)
 		// The kernel decides whether the name is free: no other request can take it in between.
 		err := parent.Mkdir(name, dirMode)
 		if !errors.Is(err, unix.EEXIST) {
 			return err
 		}
-		switch {
-		case policy == providerapi.ConflictRename && n <= maxCandidates:
-			name = candidate(p.Name(), n)
+		switch policy {
+		case providerapi.ConflictRename:
 			continue
-		case policy == providerapi.ConflictRename:
-			return failure.New(failure.Invalid, "There are too many folders with this name")
-		case policy == providerapi.ConflictReject:
+		case providerapi.ConflictReject:
 			return exists(p)
 		}
 		info, err := parent.Stat(name)
@@ -123,6 +120,7 @@ func makeFolder(ref drives.Ref, p drives.Path, policy providerapi.ConflictPolicy
 		}
 		return nil
 	}
+	return errNoFreeName
 }
 
 func exists(p drives.Path) error {

@@ -9,12 +9,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
-	"pgregory.net/rapid"
 
-	"ucloud-im/internal/drives"
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/providerapi"
 )
@@ -176,48 +173,6 @@ func TestModeOfNewFolders(t *testing.T) {
 			t.Errorf("%s has mode %v", n, mode)
 		}
 	}
-}
-
-func TestCandidate(t *testing.T) {
-	t.Parallel()
-	x := strings.Repeat
-	for _, tc := range []struct {
-		name string
-		n    int
-		want string
-	}{
-		{"name.ext", 1, "name(1).ext"},
-		{"name", 12, "name(12)"},
-		{".bashrc", 1, ".bashrc(1)"},
-		{"a.tar.gz", 1, "a.tar(1).gz"},
-		{"v1.2", 1, "v1(1).2"},
-		{"a.", 1, "a(1)."},
-		{".a.b", 3, ".a(3).b"},
-		{x("x", 255), 1, x("x", 252) + "(1)"},
-		{x("x", 251) + ".txt", 9999, x("x", 245) + "(9999).txt"},
-		{x("ä", 127), 1, x("ä", 126) + "(1)"},
-		{"a" + x("ä", 127), 1, "a" + x("ä", 125) + "(1)"},
-		{x("\xff", 255), 1, x("\xff", 252) + "(1)"},
-		{"a." + x("x", 253), 1, "a." + x("x", 250) + "(1)"},
-	} {
-		if got := candidate(tc.name, tc.n); got != tc.want {
-			t.Errorf("candidate(%q, %d) = %q, want %q", tc.name, tc.n, got, tc.want)
-		}
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		name := fileName().Draw(t, "name") + x(rapid.SampledFrom([]string{"x", "ä", ".", "\xff"}).Draw(t, "fill"), rapid.IntRange(0, 200).Draw(t, "times"))
-		if drives.CheckName(name) != nil {
-			return
-		}
-		n := rapid.IntRange(1, maxCandidates).Draw(t, "n")
-		got := candidate(name, n)
-		if drives.CheckName(got) != nil || got == name || (utf8.ValidString(name) && !utf8.ValidString(got)) {
-			t.Fatalf("candidate(%q, %d) = %q", name, n, got)
-		}
-		if candidate(name, n%maxCandidates+1) == got {
-			t.Fatalf("candidate(%q, %d) does not depend on the number", name, n)
-		}
-	})
 }
 
 func TestRetrieve(t *testing.T) {

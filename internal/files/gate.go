@@ -97,9 +97,9 @@ func run[T any](ctx context.Context, g *gate, drive string, work func() (T, erro
 }
 
 // runBoth is run for an operation on two drives. It takes a slot of each, so that one that hangs uses up its own.
-func runBoth[T any](ctx context.Context, g *gate, one, two string, work func() (T, error)) (T, error) {
+func runBoth[T any](ctx context.Context, g *gate, one, two string, work func() (T, error), discard func(T)) (T, error) {
 	if one == two {
-		return run(ctx, g, one, work, nil)
+		return run(ctx, g, one, work, discard)
 	}
 	var zero T
 	leaveOne, err := g.enter(ctx, one)
@@ -111,7 +111,7 @@ func runBoth[T any](ctx context.Context, g *gate, one, two string, work func() (
 		leaveOne()
 		return zero, err
 	}
-	return runIn(ctx, g, one, func() { leaveOne(); leaveTwo() }, work, nil)
+	return runIn(ctx, g, one, func() { leaveOne(); leaveTwo() }, work, discard)
 }
 
 // runIn is run for a caller who has the slot already; leave is called when the operation has returned.

@@ -3,6 +3,8 @@ package files
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -30,8 +32,9 @@ func (s *Service) changeable(st *state, d *providerapi.Drive, id string) (place,
 	return place{ref: ref, path: p}, err
 }
 
-// Move renames files and folders, within a drive or from one to another on the same file system (contract 10 section
-// 6.2). All items are tried; the error is as with [Service.CreateFolders].
+// Move moves files and folders, within a drive or from one to another (contract 10 section 6.2). Most moves are done when
+// it returns. What lies on another file system, and folders that are to be merged, are moved by background tasks. All
+// items are tried; the error is as with [Service.CreateFolders].
 func (s *Service) Move(ctx context.Context, items []providerapi.MoveFile) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
@@ -60,10 +63,36 @@ func (s *Service) move(ctx context.Context, item *providerapi.MoveFile) error {
 			return err
 		}
 	}
-	_, err = runBoth(ctx, s.gate, from.ref.Base(), to.ref.Base(), func() (struct{}, error) {
-		return struct{}{}, s.movePlace(from, to, policy)
-	})
-	return s.refuse(ctx, err, changing)
+	params, err := runBoth(ctx, s.gate, from.ref.Base(), to.ref.Base(), func() (*copyParams, error) {
+		return s.movePlace(from, to, policy)
+	}, func(left *copyParams) { s.drop(left, to) })
+	if err != nil {
+		return s.refuse(ctx, err, changing)
+	}
+	if params == nil {
+		return nil
+	}
+	params.From.Base, params.To.Base = item.ResolvedOldCollection.ProviderGeneratedID, item.ResolvedNewCollection.ProviderGeneratedID
+	title := fmt.Sprintf("Moving %s to %s", shortName(from.path), to.path.Parent().UCloud())
+	return s.submitMove(ctx, title, "copy", *params, from, to)
+}
+
+// submitMove stores a task that moves. While it is under way the same move is not begun again.
+func (s *Service) submitMove(ctx context.Context, title, icon string, params copyParams, from, to place) error {
+	params.From.Drive, params.To.Drive = from.ref.ID(), to.ref.ID()
+	err := s.submitCopy(ctx, kindMove, title, icon, params, to)
+	if err != nil {
+		s.moves.end(params)
+	}
+	return err
+}
+
+// drop is for a move that was prepared when nobody waited for it any more.
+func (s *Service) drop(params *copyParams, to place) {
+	if params != nil {
+		s.moves.end(*params)
+		params.undo(to)
+	}
 }
 
 // sameWallet tells whether two drives take from the same allocation: a move between them adds nothing.
@@ -73,45 +102,105 @@ func sameWallet(a, b *providerapi.Drive) bool {
 
 // movePlace moves an entry. Both parents are opened first, as the policy for links says; from then on single names
 // in open directories are all that is used, so that nobody can turn the move elsewhere (see the package drives).
-func (s *Service) movePlace(from, to place, policy providerapi.ConflictPolicy) error {
+// If it takes a task, it gives what that is about.
+func (s *Service) movePlace(from, to place, policy providerapi.ConflictPolicy) (*copyParams, error) {
 	source, name, closeSource, err := from.openParent()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer closeSource()
 	target, newName, closeTarget, err := to.openParent()
 	if _, isRoot := errors.AsType[*drives.RootError](err); !isRoot && errors.Is(err, unix.ENOENT) {
-		return failure.Wrap(err, failure.NotFound, "The target folder does not exist")
+		return nil, failure.Wrap(err, failure.NotFound, "The target folder does not exist")
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer closeTarget()
 
 	key := recentKey{from.path.UCloud(), to.path.UCloud()}
 	node, err := source.Node(name)
 	if errors.Is(err, unix.ENOENT) && s.movedBefore(key, target) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if same, err := sameFolder(source, target); err != nil || (same && name == newName) {
-		return err
+		return nil, err
 	}
 	if err := notIntoItself(node, target); err != nil {
-		return err
+		return nil, err
 	}
 	final, err := renameBy(policy, node, source, name, target, newName)
-	if errors.Is(err, unix.EXDEV) {
-		return failure.Wrap(err, failure.Invalid,
-			"This cannot be moved to another storage system. Copy it there, and delete it here afterwards.")
+	if errors.Is(err, unix.EXDEV) || errors.Is(err, errMerge) {
+		return s.prepareMove(from, to, policy, node, source, target, newName)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.recent.add(key, node, final)
-	return nil
+	return nil, nil
+}
+
+// prepareMove is for moves that take a task. What would make it fail in the end is found out before it begins.
+func (s *Service) prepareMove(
+	from, to place, policy providerapi.ConflictPolicy, node drives.Node, source, target *drives.Dir, newName string,
+) (*copyParams, error) {
+	if s.o.Tasks == nil {
+		return nil, errNoTasks
+	}
+	params := copyParams{From: copyPlace{Path: from.path.UCloud(), Dev: node.Dev, Ino: node.Ino}, To: copyPlace{Path: to.path.UCloud()}}
+	if !s.moves.begin(params) {
+		return nil, nil // the call was repeated
+	}
+	var made copyParams
+	err := source.Changeable()
+	if err == nil {
+		made, err = prepareIn(node, target, newName, policy, true)
+	}
+	if err != nil {
+		s.moves.end(params)
+		if errors.Is(err, errSameFile) { // of which both names are on different mounts
+			return nil, failure.New(failure.Conflict, "%s is the same file already", drives.Escape(newName))
+		}
+		return nil, err
+	}
+	made.From.Path, made.To.Path = params.From.Path, params.To.Path
+	return &made, nil
+}
+
+// moves knows the moves that are under way as tasks. Core delivers calls more than once.
+type moves struct {
+	mu  sync.Mutex // guards the field below
+	now map[movesKey]bool
+}
+
+type movesKey struct {
+	from, to string
+	dev, ino uint64
+}
+
+func keyOf(p copyParams) movesKey { return movesKey{p.From.Path, p.To.Path, p.From.Dev, p.From.Ino} }
+
+// begin notes a move, and tells whether it was not under way already.
+func (m *moves) begin(p copyParams) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.now[keyOf(p)] {
+		return false
+	}
+	if m.now == nil {
+		m.now = map[movesKey]bool{}
+	}
+	m.now[keyOf(p)] = true
+	return true
+}
+
+func (m *moves) end(p copyParams) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.now, keyOf(p))
 }
 
 // openParent opens the drive and the folder of the place.
@@ -172,25 +261,26 @@ func renameBy(
 	if policy == providerapi.ConflictReplace {
 		return newName, replace(node, source, name, target, newName)
 	}
-	final = newName
-	for n := 1; ; n++ {
+	for n := 0; n <= drives.MaxNumbered; n++ {
+		final = drives.Numbered(newName, n)
 		err := drives.RenameNew(source, name, target, final)
 		switch {
 		case !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTEMPTY):
 			return final, err
 		case policy == providerapi.ConflictReject:
 			return "", exists(target.Path().Join(newName))
-		case policy == providerapi.ConflictMergeRename && n == 1 && node.Kind == drives.NodeDirectory:
-			if there, err := target.Node(newName); err == nil && there.Kind == drives.NodeDirectory {
-				return "", failure.New(failure.Conflict,
-					"A folder named %s already exists, and folders cannot be merged by moving", drives.Escape(newName))
+		case policy == providerapi.ConflictMergeRename && n == 0 && node.Kind == drives.NodeDirectory:
+			there, err := target.Node(newName)
+			if err == nil && there.Kind == drives.NodeDirectory && !there.Same(node) {
+				return "", errMerge
 			}
-		case n > maxCandidates:
-			return "", failure.New(failure.Invalid, "There are too many files with this name")
 		}
-		final = candidate(newName, n)
 	}
+	return "", errNoFreeName
 }
+
+// errMerge tells that two folders are to be merged.
+var errMerge = errors.New("both are folders")
 
 // replace is the policy REPLACE: a file takes the place of a file, and a folder that of an empty folder.
 func replace(node drives.Node, source *drives.Dir, name string, target *drives.Dir, newName string) error {

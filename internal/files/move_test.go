@@ -112,7 +112,6 @@ func TestMove(t *testing.T) {
 		{name: "folder replaces a file", from: "dir", to: "a.txt", policy: replace, want: failure.Conflict},
 		{name: "replaces itself", from: "b.txt", to: "b2.txt", policy: replace, want: failure.Conflict},
 		{name: "folder on a folder, renamed", from: "dir", to: "full", policy: rename, final: "full(1)"},
-		{name: "folder on a folder, merged", from: "dir", to: "full", policy: merge, want: failure.Conflict},
 		{name: "folder on a file, merged", from: "dir", to: "a.txt", policy: merge, final: "a(1).txt"},
 		{name: "folder to a new name, merged", from: "dir", to: "new", policy: merge, final: "new"},
 		{name: "taken by a dangling link", from: "a.txt", to: "dangling", policy: reject, want: failure.Conflict},
@@ -223,38 +222,6 @@ func TestMoveBetweenDrives(t *testing.T) {
 	}
 	if err := moveOne(s, item); !failure.Is(err, failure.Invalid) {
 		t.Errorf("into itself by way of another drive: %v", err)
-	}
-}
-
-// TestMoveToAnotherFileSystem: nothing is copied while the client waits, and nothing is lost.
-func TestMoveToAnotherFileSystem(t *testing.T) {
-	t.Parallel()
-	base, _ := furnish(t)
-	far, err := os.MkdirTemp("/dev/shm", "files-move-")
-	if err != nil {
-		t.Skip("there is no /dev/shm")
-	}
-	defer os.RemoveAll(far)
-	var a, b unix.Stat_t
-	check(t, unix.Stat(base, &a))
-	check(t, unix.Stat(far, &b))
-	if a.Dev == b.Dev {
-		t.Skip("/dev/shm is on the same file system")
-	}
-	other := testDrive(far)
-	other.ID = "77"
-	s := newService(t, nil)
-	for _, policy := range []providerapi.ConflictPolicy{"REJECT", "RENAME", "REPLACE", "MERGE_RENAME"} {
-		err := moveOne(s, providerapi.MoveFile{
-			ResolvedOldCollection: testDrive(base), ResolvedNewCollection: other,
-			OldID: "/5012/a.txt", NewID: "/77/a.txt", ConflictPolicy: policy,
-		})
-		if !failure.Is(err, failure.Invalid) || !strings.Contains(failure.Why(err), "another storage system") {
-			t.Errorf("%s: %v", policy, err)
-		}
-		if content(base, "a.txt") != "a.txt" || content(far, "a.txt") != "" {
-			t.Errorf("%s: something was moved", policy)
-		}
 	}
 }
 

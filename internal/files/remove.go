@@ -6,14 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ucloud-im/internal/drives"
+	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/tasks"
 )
 
 // removal is what a task that removes is about. The inode makes sure that a task that is taken up again, or had to wait,
@@ -65,23 +65,19 @@ func (s *Service) runDelete(ctx context.Context, j job) error {
 		return s.refuse(ctx, err, changing)
 	}
 	defer closeAll()
-	t, r := newRemover(j, dir)
-	if err := r.clear(ctx, dir); err != nil {
-		return err
-	}
-	if t.failed == 0 {
+	r := &remover{tally: newTally(j, "removed")}
+	err = r.all(ctx, dir, name, nil)
+	if err == nil && r.failedSoFar() == 0 {
 		if err := parent.Remove(name, true); err != nil && !errors.Is(err, unix.ENOENT) {
-			t.fail(dir.Path(), err)
-		} else {
-			t.add()
+			r.fail(drives.Escape(name), err)
 		}
 	}
-	return s.conclude(ctx, t)
+	return s.concludeRemoval(ctx, r, err)
 }
 
 // runEmptyTrash removes what was in the trash when the task was made.
 func (s *Service) runEmptyTrash(ctx context.Context, j job) error {
-	params, _, trash, _, closeAll, err := s.openRemoval(j)
+	params, _, trash, name, closeAll, err := s.openRemoval(j)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -89,132 +85,137 @@ func (s *Service) runEmptyTrash(ctx context.Context, j job) error {
 		return s.refuse(ctx, err, changing)
 	}
 	defer closeAll()
-	t, r := newRemover(j, trash)
-	err = r.each(ctx, trash, func(name string, node drives.Node) error {
-		if node.Changed.Nano() > params.Until {
-			return nil
-		}
-		return r.remove(ctx, trash, name, node)
+	r := &remover{tally: newTally(j, "removed")}
+	err = r.all(ctx, trash, name, func(name string, node drives.Node) bool {
+		return node.Changed.Nano() <= params.Until && name != originsName
 	})
+	if err == nil {
+		err = dropOrigins(trash, func() error { return j.Checkpoint(ctx) })
+	}
+	return s.concludeRemoval(ctx, r, err)
+}
+
+func (s *Service) concludeRemoval(ctx context.Context, r *remover, err error) error {
+	if errors.Is(err, tasks.ErrCancelled) {
+		r.cancelled()
+	}
 	if err != nil {
 		return err
 	}
-	return s.conclude(ctx, t)
+	return s.conclude(ctx, r.tally, "")
 }
 
 // remover removes trees. It goes by open directories and single names, so whatever is exchanged meanwhile, nothing
-// outside the tree is touched; links are removed themselves.
+// outside the tree is touched; links are removed themselves, and other file systems that are mounted in the tree are left
+// alone.
 type remover struct {
 	*tally
-	dev   uint64      // other file systems that are mounted in the tree are left alone
-	top   *drives.Dir // of the tree under way
-	depth int
-	moved bool // something has been moved to the top
+	dev  uint64
+	walk tree[*leftover]
 }
 
-func newRemover(j job, dir *drives.Dir) (*tally, *remover) {
-	t := &tally{job: j, what: "files removed", begin: time.Now()}
-	r := &remover{tally: t}
-	if self, err := dir.Self(); err == nil {
-		r.dev = self.Dev
-	}
-	return t, r
+// leftover is what is known about a folder that is being emptied.
+type leftover struct {
+	failed bool // something in it cannot be removed
 }
 
-// maxOpenDepth is how deep a tree is followed with one open directory per level. Deeper folders are moved to the top of
-// the tree, which is to be removed anyhow, and come after: any depth takes a bounded number of descriptors.
-const maxOpenDepth = 100
-
-// clear removes everything in a folder. The error is the end of the task; failures are counted.
-func (r *remover) clear(ctx context.Context, dir *drives.Dir) error {
-	top := r.top == nil
-	if top {
-		r.top = dir
-		defer func() { r.top = nil }()
+// all removes everything in a folder that only, if set, agrees to; below that, everything. The error is the end of the
+// task; failures are counted.
+func (r *remover) all(ctx context.Context, dir *drives.Dir, name string, only func(name string, node drives.Node) bool) error {
+	top, err := dir.Clone()
+	if err != nil {
+		r.fail(drives.Escape(name), err)
+		return nil
 	}
-	r.depth++
-	defer func() { r.depth-- }()
-	for {
-		r.moved = r.moved && !top
-		err := r.each(ctx, dir, func(name string, node drives.Node) error { return r.remove(ctx, dir, name, node) })
-		if err != nil || !top || !r.moved {
+	node, err := top.Self()
+	if err != nil {
+		top.Close()
+		r.fail(drives.Escape(name), err)
+		return nil
+	}
+	r.dev = node.Dev
+	defer r.walk.close()
+	r.walk.push(&level[*leftover]{name: name, node: node, dir: top, own: &leftover{}})
+	for !r.walk.empty() {
+		if err := r.job.Checkpoint(ctx); err != nil {
 			return err
 		}
-	}
-}
-
-// remove removes an entry, with everything in it.
-func (r *remover) remove(ctx context.Context, dir *drives.Dir, name string, node drives.Node) error {
-	p := dir.Path().Join(name)
-	folder := node.Kind == drives.NodeDirectory
-	var unread error // a folder that cannot be read may be empty all the same
-	if folder {
+		e, ok, err := r.walk.entry()
+		if err != nil {
+			r.stays("", err)
+		}
+		if err == nil && ok {
+			first := only
+			if len(r.walk.levels) > 1 {
+				first = nil
+			}
+			r.entry(string(e.Name), e.Type, first)
+			continue
+		}
+		l, err := r.walk.pop()
+		l.dir.Close()
 		switch {
-		case node.Dev != r.dev:
-			r.fail(p, unix.EBUSY)
+		case err != nil:
+			r.fail(drives.Escape(l.name), failure.Wrap(err, failure.Conflict, "The folder above was moved elsewhere meanwhile"))
 			return nil
-		case r.depth >= maxOpenDepth:
-			err := drives.RenameNew(dir, name, r.top, fmt.Sprintf(".ucloud-removed-%016x", rand.Uint64()))
-			if r.moved = r.moved || err == nil; err != nil && !errors.Is(err, unix.ENOENT) {
-				r.fail(p, err)
-			}
-			return nil
-		}
-		child, err := dir.OpenChildDir(name, node)
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if err == nil {
-			failed := r.failed
-			err = r.clear(ctx, child)
-			child.Close()
-			if err != nil || r.failed > failed {
-				return err
+		case r.walk.empty():
+		case l.own.failed:
+			r.walk.last().own.failed = true
+		default:
+			if err := r.walk.last().dir.Remove(l.name, true); err != nil && !errors.Is(err, unix.ENOENT) {
+				r.stays(l.name, err)
 			}
 		}
-		unread = err
-	}
-	switch err := dir.Remove(name, folder); {
-	case err == nil:
-		r.add()
-	case !errors.Is(err, unix.ENOENT):
-		r.fail(p, cmp.Or(unread, err))
 	}
 	return nil
 }
 
-// each calls do for the entries of a folder. Entries may go while it reads.
-func (r *remover) each(ctx context.Context, dir *drives.Dir, do func(name string, node drives.Node) error) error {
-	buf := make([]byte, 16<<10)
-	if err := dir.Seek(0); err != nil {
-		r.fail(dir.Path(), err)
-		return nil
+// stays counts something that cannot be removed.
+func (r *remover) stays(name string, err error) {
+	r.fail(r.walk.path(name), err)
+	r.walk.last().own.failed = true
+}
+
+// entry removes an entry that is no folder, and goes into one that is.
+func (r *remover) entry(name string, kind drives.EntryType, only func(name string, node drives.Node) bool) {
+	dir := r.walk.last().dir
+	folder := kind == drives.EntryDirectory
+	if only != nil || (kind == drives.EntryUnknown) {
+		node, err := dir.Node(name)
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			return
+		case err != nil:
+			r.stays(name, err)
+			return
+		case only != nil && !only(name, node):
+			return
+		}
+		folder = node.Kind == drives.NodeDirectory
 	}
-	for {
-		batch, err := dir.ReadBatch(buf)
-		if err != nil {
-			r.fail(dir.Path(), err)
-			return nil
+	var unread error // a folder that cannot be read may be empty all the same
+	if folder {
+		sub, node, err := dir.OpenSub(name)
+		switch {
+		case err == nil && node.Dev != r.dev:
+			sub.Close()
+			r.stays(name, unix.EBUSY)
+			return
+		case err == nil:
+			r.walk.push(&level[*leftover]{name: name, node: node, dir: sub, own: &leftover{}})
+			return
+		case errors.Is(err, unix.ENOENT):
+			return
+		case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP): // exchanged meanwhile
+			folder = false
+		default:
+			unread = err
 		}
-		if batch.Empty() {
-			return nil
-		}
-		for e, ok := batch.Next(); ok; e, ok = batch.Next() {
-			if err := r.job.Checkpoint(ctx); err != nil {
-				return err
-			}
-			name := string(e.Name)
-			node, err := dir.Node(name)
-			if errors.Is(err, unix.ENOENT) {
-				continue
-			}
-			if err != nil {
-				r.fail(dir.Path().Join(name), err)
-				continue
-			}
-			if err := do(name, node); err != nil {
-				return err
-			}
-		}
+	}
+	switch err := dir.Remove(name, folder); {
+	case err == nil && !folder:
+		r.add(1, 0)
+	case err != nil && !errors.Is(err, unix.ENOENT):
+		r.stays(name, cmp.Or(unread, err))
 	}
 }

@@ -69,6 +69,7 @@ type Service struct {
 	gate   *gate
 	recent *recent
 	known  known
+	moves  moves
 
 	searches searches
 

@@ -29,23 +29,40 @@ func (s *Service) trash(ctx context.Context, item *providerapi.FileInDrive) erro
 	if p.path.IsRoot() {
 		return failure.New(failure.Invalid, "A drive cannot be moved to the trash")
 	}
-	_, err = run(ctx, s.gate, p.ref.Base(), func() (struct{}, error) { return struct{}{}, s.trashPlace(st, p) }, nil)
-	return s.refuse(ctx, err, changing)
-}
-
-func (s *Service) trashPlace(st *state, p place) error {
-	root, err := p.ref.Open()
+	params, err := run(ctx, s.gate, p.ref.Base(), func() (*copyParams, error) { return s.trashPlace(st, p) },
+		func(left *copyParams) {
+			if left != nil {
+				s.moves.end(*left)
+			}
+		})
+	if err != nil {
+		return s.refuse(ctx, err, changing)
+	}
+	if params == nil {
+		return nil
+	}
+	params.From.Base, params.To.Base = item.ResolvedCollection.ProviderGeneratedID, item.ResolvedCollection.ProviderGeneratedID
+	to, err := p.ref.Path(params.To.Path)
 	if err != nil {
 		return err
+	}
+	return s.submitMove(ctx, "Moving "+shortName(p.path)+" to the trash", "trash", *params, p, place{ref: p.ref, path: to})
+}
+
+// trashPlace moves an entry to the trash. If the trash is on another file system, it gives what a task has to do.
+func (s *Service) trashPlace(st *state, p place) (*copyParams, error) {
+	root, err := p.ref.Open()
+	if err != nil {
+		return nil, err
 	}
 	defer root.Close()
 	local, err := root.At(p.path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	source, name, err := local.OpenParent()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer source.Close()
 
@@ -53,34 +70,44 @@ func (s *Service) trashPlace(st *state, p place) error {
 	node, err := source.Node(name)
 	_, repeated := s.recent.get(key)
 	if err != nil && (!repeated || !errors.Is(err, unix.ENOENT)) {
-		return err
+		return nil, err
 	}
 	trash, openErr := openTrash(root, p.path, st.Unmanaged, true)
 	if openErr != nil {
-		return openErr
+		return nil, openErr
 	}
 	defer trash.Close()
 	if err != nil {
 		if s.movedBefore(key, trash) {
-			return nil
+			return nil, nil
 		}
-		return err
+		return nil, err
 	}
 	if err := notTrash(node, source, trash); err != nil {
-		return err
+		return nil, err
 	}
 	if err := notIntoItself(node, trash); err != nil {
-		return err
+		return nil, err
 	}
-	final, err := renameBy(providerapi.ConflictRename, node, source, name, trash, name)
+	newName := name
+	if name == originsName {
+		newName = drives.Numbered(name, 1)
+	}
+	final, err := renameBy(providerapi.ConflictRename, node, source, name, trash, newName)
 	if errors.Is(err, unix.EXDEV) {
-		return failure.Wrap(err, failure.Invalid, "This is on another storage system than the trash of the drive. It can only be deleted.")
+		to := place{ref: p.ref, path: trash.Path().Join(newName)}
+		params, err := s.prepareMove(p, to, providerapi.ConflictRename, node, source, trash, newName)
+		if params != nil {
+			params.Trash = true
+		}
+		return params, err
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.recent.add(key, node, final)
-	return nil
+	s.noteOrigin(trash, final, p.path.UCloud())
+	return nil, nil
 }
 
 // notTrash refuses the trash itself, and what is in it. Both are asked for by identity: links give them other paths.

@@ -73,7 +73,7 @@ func TestOutcomes(t *testing.T) {
 		"secret": func(context.Context, *tasks.Task) error { return errors.New("/etc/secret is broken") },
 		"nan": func(_ context.Context, task *tasks.Task) error {
 			zero := 0.0
-			task.Progress(tasks.Progress{Percent: 0 / zero, Body: "a\nb\x00\xff" + strings.Repeat("ü", 500)})
+			task.Progress(tasks.Progress{Percent: 0 / zero, Body: "a\nb\x00\xff" + strings.Repeat("ü", 800)})
 			return nil
 		},
 	})
@@ -88,7 +88,7 @@ func TestOutcomes(t *testing.T) {
 				t.Errorf("%+v %q", st, *st.Progress)
 			}
 		case "nan":
-			if got := []rune(*st.Body); len(got) != maxLine || string(got[:7]) != "a b \ufffdüü" {
+			if got := []rune(*st.Body); len(*st.Body) > 1024 || len(got) < maxBody/2 || string(got[:7]) != "a b \ufffdüü" {
 				t.Errorf("body %q", *st.Body)
 			}
 		default:

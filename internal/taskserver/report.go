@@ -29,7 +29,7 @@ func (s *Service) progress(ctx context.Context, r *ipc.Request, req ipcapi.TaskP
 		if t == nil || t.owner.ownerKey != k || t.row.Attempt != p.Attempt || t.row.State != store.TaskRunning {
 			continue // too late, or not theirs
 		}
-		t.row.Body, t.row.Text, t.row.Percent = line(p.Body), line(p.Text), percent(p.Percent)
+		t.row.Body, t.row.Text, t.row.Percent = body(p.Body), line(p.Text), percent(p.Percent)
 		t.row.UpdatedAt, t.news = s.o.Now(), true
 		if t.row.Core != store.TaskCoreNone {
 			s.poster.put(t.row.ID, t.row.CoreID, status(t.row))
@@ -95,7 +95,7 @@ func (s *Service) report(ctx context.Context, r *ipc.Request, ev ipcapi.TaskEven
 
 // conclude does what a report asks for.
 func (s *Service) conclude(ctx context.Context, t *task, ev ipcapi.TaskEvent) error {
-	t.row.Body, t.row.Percent, t.row.UpdatedAt = line(ev.State.Body), percent(ev.State.Percent), s.o.Now()
+	t.row.Body, t.row.Percent, t.row.UpdatedAt = body(ev.State.Body), percent(ev.State.Percent), s.o.Now()
 	over := t.run // what is over when the change is stored
 	var err error
 	switch ev.Outcome {

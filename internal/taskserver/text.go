@@ -14,20 +14,39 @@ import (
 // maxLine is the longest text about a task in characters (contract 14). In bytes it stays below Core's 1024.
 const maxLine = 200
 
+// maxBody is the longest body in bytes: it names what has failed. Core takes 1024.
+const maxBody = 1000
+
+// body is line for the body of a task, which may be longer.
+func body(s string) string {
+	if s = clean(s); len(s) <= maxBody {
+		return s
+	}
+	s = s[:maxBody]
+	for !utf8.ValidString(s) {
+		s = s[:len(s)-1]
+	}
+	return s + "…"
+}
+
 // line makes a text from an instance fit for Core and for people: valid UTF-8, one line, without control characters, not
 // too long. File names stand in it, so nothing else is changed.
 func line(s string) string {
+	s = clean(s)
+	if utf8.RuneCountInString(s) > maxLine {
+		s = strings.TrimSpace(string([]rune(s)[:maxLine-1])) + "…"
+	}
+	return s
+}
+
+func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
 			return ' '
 		}
 		return r // an invalid byte arrives here as U+FFFD
 	}, s)
-	s = strings.TrimSpace(s)
-	if utf8.RuneCountInString(s) > maxLine {
-		s = strings.TrimSpace(string([]rune(s)[:maxLine-1])) + "…"
-	}
-	return s
+	return strings.TrimSpace(s)
 }
 
 // word tells whether s consists of letters of the given kind only.

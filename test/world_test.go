@@ -83,6 +83,8 @@ type settings struct {
 	idle      string // userInstances.idleTimeout
 	database  string // text of the database section
 	instances string // a line of the userInstances section
+
+	services func(w *world) string // replaces the section services; nil: an unmanaged provider
 }
 
 // newWorld starts Core, server and gateway, and waits until Core knows the provider.
@@ -238,6 +240,9 @@ services:
         work: { entity: Project, pattern: "%[5]s/projects/#{ucloudProjectId}", title: "Work" }
 %[13]s`, provider, corePort, port, freePort(w.t), w.base, set.database, w.site.Group, w.user, w.site.Service.Name, set.idle,
 		category, w.homePattern(), set.extra, set.instances)
+	if set.services != nil {
+		config = config[:strings.Index(config, "\nservices:")] + set.services(w)
+	}
 	for name, content := range map[string]string{
 		"config.yml": config, "server.yml": "version: 1\nrefreshToken: " + w.core.RefreshToken() + "\n" + set.server,
 		"ucloud_crt.pem": w.core.PublicKey(),

@@ -60,6 +60,7 @@ type Core struct {
 	projects   map[ident.ProjectID]*project
 	categories map[string]*category
 	wallets    map[walletKey]*wallet
+	usage      map[usageKey]int64
 	drives     map[ident.DriveID]*providerapi.Drive
 	byPGID     map[string]ident.DriveID
 	nextID     int
@@ -130,7 +131,7 @@ func New(o Options) (*Core, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		users: map[ident.UCloudUser]*user{}, projects: map[ident.ProjectID]*project{},
-		categories: map[string]*category{}, wallets: map[walletKey]*wallet{},
+		categories: map[string]*category{}, wallets: map[walletKey]*wallet{}, usage: map[usageKey]int64{},
 		drives: map[ident.DriveID]*providerapi.Drive{}, byPGID: map[string]ident.DriveID{}, nextID: 3,
 		sessions: map[*eventSession]struct{}{}, logins: map[string]ident.UCloudUser{}, calls: map[string]int{},
 		tasksChanged: make(chan struct{}),
@@ -265,11 +266,16 @@ func (c *Core) setWallet(owner ident.Owner, categoryName string, change func(*wa
 		c.wallets[key] = w
 	}
 	change(w)
+	c.touchLocked(w)
+	c.announceWalletLocked(key)
+	return nil
+}
+
+// touchLocked notes that a wallet has changed.
+func (c *Core) touchLocked(w *wallet) {
 	if now := time.Now(); now.After(w.updated) {
 		w.updated = now
 	}
-	c.announceWalletLocked(key)
-	return nil
 }
 
 // Declared tells whether the provider has declared a category.

@@ -29,6 +29,7 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 	mux.HandleFunc("POST /api/files/collections/control/register", c.control(c.serveRegisterDrives))
 	mux.HandleFunc("GET /api/files/collections/control/browse", c.control(c.serveBrowseDrives))
 	mux.HandleFunc("GET /api/files/collections/control/retrieve", c.control(c.serveRetrieveDrive))
+	mux.HandleFunc("POST /api/accounting/v2/reportUsage", c.control(c.serveReportUsage))
 	// Calls of end users.
 	mux.HandleFunc("POST /auth/loginServer", c.serveLogin)
 	mux.HandleFunc("GET /api/providers/integration/browse", c.endUser(c.serveConnections))

@@ -31,6 +31,10 @@ type Options struct {
 	// before the instance says that it is ready. Every request it sees came from the service account; who is meant by
 	// it is for the handler to verify (hop token).
 	Handler func(a *Agent) (http.Handler, error)
+	// Ending, if set, is called once when the instance begins to end, while the server can still be reached. Work that
+	// belongs to no request is to be given back now: the end waits for it as long as it counts as busy ([Agent.Busy]).
+	// It should return before ctx ends.
+	Ending func(ctx context.Context)
 	// Configure, if set, is told when settings have changed; [Agent.Start] has the new ones.
 	Configure func(a *Agent)
 	// Build identifies the code; "" means the executable file itself.
@@ -235,17 +239,34 @@ func (a *Agent) serve(ctx context.Context, l link, item ipcapi.InstanceItem, fil
 	a.background.Go(func() { a.follow(a.life, l) })
 	end := a.await(ctx)
 	a.idle.stop()
-	if end.drain {
-		a.log.Info("instance drains", "reason", end.why)
-		a.srv.drain(context.WithoutCancel(ctx), time.Duration(start.DrainTimeoutMs)*time.Millisecond)
-	} else {
-		a.log.Info("instance stops", "reason", end.why)
-		a.srv.stop()
-	}
+	a.wind(ctx, end, time.Duration(start.DrainTimeoutMs)*time.Millisecond)
 	cancel()
 	a.background.Wait()
 	return end.err
 }
+
+// wind ends the serving. Work that is given back first need not be waited for.
+func (a *Agent) wind(ctx context.Context, end ending, limit time.Duration) {
+	var given sync.WaitGroup
+	if a.o.Ending != nil {
+		given.Go(func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingTimeout)
+			defer cancel()
+			a.o.Ending(ctx)
+		})
+	}
+	if end.drain {
+		a.log.Info("instance drains", "reason", end.why)
+		a.srv.drain(context.WithoutCancel(ctx), limit)
+	} else {
+		a.log.Info("instance stops", "reason", end.why)
+		a.srv.stop()
+	}
+	given.Wait()
+}
+
+// endingTimeout bounds [Options.Ending].
+const endingTimeout = 2 * time.Second
 
 // await waits for the reason to end.
 func (a *Agent) await(ctx context.Context) ending {

@@ -292,6 +292,31 @@ func TestDrainSeesWhatHasJustBeenAccepted(t *testing.T) {
 	<-drained
 }
 
+// TestEndingGivesWorkBack: a draining instance does not wait for background work that has been given back.
+func TestEndingGivesWorkBack(t *testing.T) {
+	t.Parallel()
+	for _, drain := range []bool{true, false} {
+		s, _ := testServer(t, always(999), func(http.ResponseWriter, *http.Request) {})
+		a := &Agent{srv: s, log: slog.New(slog.DiscardHandler)}
+		done := a.Busy()
+		called := 0
+		a.o.Ending = func(ctx context.Context) {
+			if _, ok := ctx.Deadline(); !ok || ctx.Err() != nil {
+				t.Error("there is no time for it, or too much")
+			}
+			called++
+			done()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // as after a signal
+		begin := time.Now()
+		a.wind(ctx, ending{drain: drain}, time.Minute)
+		if took := time.Since(begin); took > 30*time.Second || called != 1 {
+			t.Errorf("drain %v: it took %v, called %d times", drain, took, called)
+		}
+	}
+}
+
 func TestStopRefusesAndCuts(t *testing.T) {
 	t.Parallel()
 	entered := make(chan struct{}, 1)

@@ -39,7 +39,7 @@ const (
 // Run is the program: it serves until it is told to end, is idle, or ctx ends. The result is the exit code.
 func Run(ctx context.Context) int {
 	var p parts
-	err := instance.Run(ctx, instance.Options{Handler: p.build, Configure: p.configure})
+	err := instance.Run(ctx, instance.Options{Handler: p.build, Configure: p.configure, Ending: p.giveBack})
 	p.close()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ucloud-user:", err)
@@ -120,6 +120,10 @@ func (p *parts) configure(a *instance.Agent) {
 	p.downloads.SetSettings(set.downloads)
 }
 
+// giveBack hands unfinished tasks to the server, for the next instance. Requests that need a new one are refused from now
+// on, in a way that has Core repeat them.
+func (p *parts) giveBack(ctx context.Context) { _ = p.tasks.Close(ctx) }
+
 // close ends what still runs. It is called after the last request.
 func (p *parts) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
@@ -131,7 +135,7 @@ func (p *parts) close() {
 		_ = p.uploads.Close(ctx) // what is not complete is sent again
 	}
 	if p.files != nil {
-		_ = p.tasks.Close(ctx) // what is not given back now is taken up a little later
+		_ = p.tasks.Close(ctx) // if it did not come to giveBack
 		_ = p.files.Close(ctx)
 	}
 }

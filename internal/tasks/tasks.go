@@ -206,11 +206,11 @@ func (m *Manager) Resume(context.Context) error {
 
 // Close interrupts all tasks, gives them back to the server and ends. Call it as soon as the instance is to end, while
 // the server can still be reached; tasks that are not given back are taken up a little later. It waits for the Runners
-// and the reports until ctx ends.
+// and the reports until ctx ends. Closing again only waits.
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
+	following := m.following && !m.closed
 	m.closed = true
-	following := m.following
 	m.mu.Unlock()
 	if following { // otherwise what is given back would be handed to us again
 		m.leave(ctx)

@@ -126,6 +126,9 @@ func New(s *store.Store, o Options) *Tokens {
 	return &Tokens{store: s, o: o, log: o.Log.With("part", "onetime"), kick: make(chan struct{}, 1)}
 }
 
+// Now is the time by which tokens end.
+func (t *Tokens) Now() time.Time { return t.o.Now() }
+
 // Hash is under which a token is stored, and how others may name it without being able to use it (see [Tokens.Open]).
 func Hash(text string) [32]byte { return sha256.Sum256([]byte(text)) }
 

@@ -14,7 +14,7 @@
 //   - Whether the user may still use the drive is decided at each use, not at the creation: membership of the project,
 //     read-only drives, locked workspaces (TestRechecked).
 //   - A user has a bounded number of sessions. When the bound is reached, those that have done their work make room
-//     (TestDoneMakesRoom).
+//     (TestDoneMakesRoom, TestDownloadsMakeRoom).
 package sessionserver
 
 import (
@@ -154,7 +154,7 @@ func (s *Server) issue(tx *store.Tx, user ident.UCloudUser, purpose, object stri
 	if !failure.Is(err, failure.TooMany) {
 		return text, err
 	}
-	freed, freeErr := makeRoom(tx, user, purpose)
+	freed, freeErr := makeRoom(tx, user, purpose, s.o.Tokens.Now())
 	if freeErr != nil {
 		return "", freeErr
 	}
@@ -164,17 +164,28 @@ func (s *Server) issue(tx *store.Tx, user ident.UCloudUser, purpose, object stri
 	return s.o.Tokens.IssueTx(tx, spec)
 }
 
-// roomStep is how many of the oldest sessions are looked at when there are too many.
-const roomStep = 200
+const (
+	// roomLook is how many sessions are looked at when a user has too many, and roomStep how many make room at a time: the
+	// oldest, because a client whose answer was lost may come once more to a session that is done.
+	roomLook = 5000
+	roomStep = 100
+	// downloadRest is after which time without a use a download counts as done. It ends by itself a day later, and who
+	// downloads many files makes more of them in a day than there may be.
+	downloadRest = 10 * time.Minute
+)
 
-func makeRoom(tx *store.Tx, user ident.UCloudUser, purpose string) (freed int, err error) {
-	old, err := tx.OldestTokens(user, purpose, roomStep)
+func makeRoom(tx *store.Tx, user ident.UCloudUser, purpose string, now time.Time) (freed int, err error) {
+	old, err := tx.OldestTokens(user, purpose, roomLook)
 	if err != nil {
 		return 0, err
 	}
 	for _, t := range old {
+		if freed == roomStep {
+			break
+		}
 		var rec record
-		if json.Unmarshal(t.Data, &rec) == nil && !rec.Done {
+		rested := purpose == ipcapi.PurposeDownload && t.UsedAt != nil && now.Sub(*t.UsedAt) > downloadRest
+		if json.Unmarshal(t.Data, &rec) == nil && !rec.Done && !rested {
 			continue
 		}
 		if err := tx.DeleteToken(t.Hash); err != nil {

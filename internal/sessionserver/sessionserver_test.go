@@ -332,6 +332,35 @@ func TestDoneMakesRoom(t *testing.T) {
 	}
 }
 
+// TestDownloadsMakeRoom: who downloads one file after the other does not run into the bound.
+func TestDownloadsMakeRoom(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, storetest.SQLite(t), 10)
+	var tokens []string
+	for i := range 10 {
+		tokens = append(tokens, w.one(ipcapi.PurposeDownload))
+		if i != 4 { // this one is a link that nobody has clicked yet
+			if _, err := w.consume(ipcapi.PurposeDownload, tokens[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.now.Add(time.Minute.Milliseconds())
+	}
+	w.now.Add(6 * time.Minute.Milliseconds())
+	if _, err := w.consume(ipcapi.PurposeDownload, tokens[1]); err != nil { // still in use
+		t.Fatal(err)
+	}
+	if _, err := w.create(ipcapi.PurposeDownload, item("/7/x")); err != nil {
+		t.Fatal(err)
+	}
+	for i, token := range tokens {
+		_, err := w.peek(ipcapi.PurposeDownload, token)
+		if gone := i < 6 && i != 1 && i != 4; gone != (err != nil) {
+			t.Errorf("session %d: %v", i, err)
+		}
+	}
+}
+
 func TestBounds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, storetest.SQLite(t), 1000)

@@ -68,9 +68,8 @@ func send(tb testing.TB, s UploadSession, o uploadclient.Options, files iter.Seq
 	return res
 }
 
-// rawSend uploads one file as cheaply as a client can: the frames are ready before, with a mask of zeros. Browsers send
-// such frames of 16,000,000 bytes.
-func rawSend(tb testing.TB, s UploadSession, path string, size int64) {
+// rawDial connects without a WebSocket library.
+func rawDial(tb testing.TB, s UploadSession) net.Conn {
 	tb.Helper()
 	u, err := url.Parse(s.Endpoint)
 	if err != nil {
@@ -80,12 +79,21 @@ func rawSend(tb testing.TB, s UploadSession, path string, size int64) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer conn.Close()
 	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", u.RequestURI(), u.Host)
-	in := bufio.NewReader(conn)
-	if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil) // nothing follows until something is sent
+	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		tb.Fatal(res, err)
 	}
+	return conn
+}
+
+// rawSend uploads one file as cheaply as a client can: the frames are ready before, with a mask of zeros. Browsers send
+// such frames of 16,000,000 bytes.
+func rawSend(tb testing.TB, s UploadSession, path string, size int64) {
+	tb.Helper()
+	conn := rawDial(tb, s)
+	defer conn.Close()
+	in := bufio.NewReader(conn)
 	frame := func(payload []byte) []byte { // RFC 6455 section 5.2: final, binary, masked
 		head := binary.BigEndian.AppendUint64([]byte{0x82, 0xff}, uint64(len(payload)))
 		return append(append(head, 0, 0, 0, 0), payload...)

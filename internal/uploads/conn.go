@@ -64,7 +64,6 @@ type conn struct {
 	ended   chan struct{}  // closed with cause set
 	tasks   sync.WaitGroup // all goroutines of the connection, except the reader and the next one
 	closing sync.WaitGroup // tells the client about the end
-	sweep   chan string    // directories for the janitor
 
 	mu        sync.Mutex // guards the fields below
 	idle      sync.Cond  // told when a worker ends
@@ -83,14 +82,14 @@ type conn struct {
 	large     int   // large files in flight
 	listed    int64
 	completed int64
-	calm      time.Time // since when everything listed is completed
-	out       []byte    // OK and SKIP for the client
-	acked     int64     // completed, as the client knows it
-	draining  bool      // nothing new is begun
-	over      bool      // nothing may run any more
-	cause     *ending   // why it ends; nil while it goes on
-	blamed    int64     // files that are reported and not completed
-	swept     map[string]struct{}
+	calm      time.Time           // since when everything listed is completed
+	out       []byte              // OK and SKIP for the client
+	acked     int64               // completed, as the client knows it
+	draining  bool                // nothing new is begun
+	over      bool                // nothing may run any more
+	cause     *ending             // why it ends; nil while it goes on
+	blamed    int64               // files that are reported and not completed
+	swept     map[string]struct{} // directories that the janitor was told of
 }
 
 // ending is why a connection ends, and what the client is told.
@@ -121,7 +120,6 @@ func (c *conn) run() {
 	})
 	c.tasks.Go(func() { c.write(ctx) })
 	c.tasks.Go(func() { c.watch(ctx) })
-	c.tasks.Go(func() { c.sweepAll(ctx) })
 
 	err := c.read()
 	if e := endingOf(err); e != nil {

@@ -346,7 +346,7 @@ func (c *conn) publish(f *file) error {
 
 // stored is a file that has its name. It is completed when that is on the disk.
 func (c *conn) stored(f *file) {
-	c.remember(f.target.rel)
+	c.remember(f.target)
 	if c.st.NoSync {
 		c.release(f)
 		c.finish(f, nil)
@@ -459,6 +459,15 @@ func (s *Service) complete(ses *session, st *state, d *drives.Draft, t target, e
 		return err
 	}
 	if ses.renames() && ses.Kind == kindFile {
+		// A client that has lost a connection may send the file over a second one while the first one is about to store it.
+		ses.naming.Lock()
+		defer ses.naming.Unlock()
+		if known, err := findStored(ses, t, e, s.now()); err != nil || known {
+			if known {
+				d.Discard()
+			}
+			return err
+		}
 		// Noted before it happens: after a kill in between, the inode has no name, and the client sends the file again.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.life), noteTimeout)
 		s.save(ctx, ses, note{Inode: inode, Size: e.size, Modified: e.modified, Done: true})

@@ -37,30 +37,50 @@ type message struct {
 	src  io.Reader
 	buf  []byte // what has been read and not yet taken is buf[r:w]
 	r, w int
-	end  bool // src has nothing more
+	end  bool  // src has nothing more
+	err  error // src has failed; nothing of the message counts any more
 }
 
 func newMessage() *message { return &message{buf: make([]byte, 64<<10)} }
 
 // reset starts a new message.
-func (m *message) reset(src io.Reader) { m.src, m.r, m.w, m.end = src, 0, 0, false }
+func (m *message) reset(src io.Reader) { m.src, m.r, m.w, m.end, m.err = src, 0, 0, false, nil }
+
+// next reads from src. Bytes that come with an error are not to be looked at: when a connection breaks off, the WebSocket
+// library gives what has arrived as it was on the wire, masked, and any byte of that may look like a command.
+func (m *message) next(p []byte) (n int, err error) {
+	if m.err != nil {
+		return 0, m.err
+	}
+	n, err = m.src.Read(p)
+	if errors.Is(err, io.EOF) {
+		m.end = true
+		return n, nil
+	}
+	if err != nil {
+		m.r, m.w, m.err = 0, 0, err
+		return 0, err
+	}
+	return n, nil
+}
 
 // fill makes at least n bytes available, n being at most the size of the buffer. io.EOF: the message has ended before
 // the first of them; a message that ends between is errFrame.
 func (m *message) fill(n int) error {
+	if m.err != nil {
+		return m.err
+	}
 	if m.w-m.r >= n {
 		return nil
 	}
 	copy(m.buf, m.buf[m.r:m.w])
 	m.r, m.w = 0, m.w-m.r
 	for m.w < n && !m.end {
-		k, err := m.src.Read(m.buf[m.w:])
-		m.w += k
-		if errors.Is(err, io.EOF) {
-			m.end = true
-		} else if err != nil {
+		k, err := m.next(m.buf[m.w:])
+		if err != nil {
 			return err
 		}
+		m.w += k
 	}
 	switch {
 	case m.w >= n:
@@ -95,13 +115,11 @@ func (m *message) read(p []byte) (n int, err error) {
 	n = copy(p, m.buf[m.r:m.w])
 	m.r += n
 	for n < len(p) && !m.end {
-		k, err := m.src.Read(p[n:])
-		n += k
-		if errors.Is(err, io.EOF) {
-			m.end = true
-		} else if err != nil {
+		k, err := m.next(p[n:])
+		if err != nil {
 			return n, err
 		}
+		n += k
 	}
 	if n == 0 && len(p) > 0 {
 		return 0, io.EOF
@@ -116,10 +134,7 @@ func (m *message) discard() error {
 		if m.end {
 			return nil
 		}
-		_, err := m.src.Read(m.buf)
-		if errors.Is(err, io.EOF) {
-			m.end = true
-		} else if err != nil {
+		if _, err := m.next(m.buf); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -155,7 +156,7 @@ func (s *Service) serveSocket(w http.ResponseWriter, c *fileserver.Call) error {
 	}
 	conn := &conn{
 		s: s, st: st, ses: ses, ws: ws, log: log, root: pl.root, path: pl.path, parent: pl.parent, name: pl.name, prefix: pl.prefix,
-		heard: heard, wake: make(chan struct{}, 1), ended: make(chan struct{}), sweep: make(chan string, sweepsAhead),
+		heard: heard, wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		files: map[uint32]*file{},
 	}
 	conn.ids.charge = s.chargeListing
@@ -190,8 +191,15 @@ func (c *clockedConn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.heard.Store(time.Now().UnixNano())
 	}
+	if errors.Is(err, io.EOF) {
+		// The WebSocket library takes the end of the connection in the middle of a message for the end of the message.
+		err = errCut
+	}
 	return n, err
 }
+
+// errCut is a connection that ends without a closing handshake.
+var errCut = errors.New("the connection was cut")
 
 // pieces is where the memory for data comes from.
 type pieces struct{ pool sync.Pool }

@@ -34,9 +34,12 @@ func errOffset(have int64) error {
 
 // appendKept stores the next part of a file, and the file if that was the last one. It gives the length that is stored
 // now. With rewind the part may begin earlier, because an acknowledgement was lost.
-func (s *Service) appendKept(ctx context.Context, ses *session, st *state, pl *place, offset, total int64, src io.Reader, rewind bool) (int64, error) {
-	ses.kept.Lock()
-	defer ses.kept.Unlock()
+func (s *Service) appendKept(ctx context.Context, ses *session, st *state, pl *place, offset, total int64, src io.Reader, rewind bool, tn *turn) (int64, error) {
+	if err := s.takeTurn(ctx, ses, tn); err != nil {
+		return 0, err
+	}
+	defer ses.endTurn()
+	ctx = context.WithoutCancel(ctx)
 	if ses.Kind != kindFile || pl.parent == nil {
 		return 0, failure.New(failure.Invalid, "This link is not for a single file")
 	}
@@ -55,21 +58,23 @@ func (s *Service) appendKept(ctx context.Context, ses *session, st *state, pl *p
 		return 0, err
 	}
 	defer d.Close() //nolint:errcheck // complete has looked at the error where it counts
-	stored, err := s.cutKept(d, n.Stored, offset, rewind)
+	stored, err := s.cutKept(d, n.Stored, offset, total, rewind)
 	if err != nil {
 		return stored, err
 	}
-	end, err := s.copyKept(d, offset, total, src)
+	end, err := s.copyKept(d, offset, total, &heardReader{src, &tn.heard})
 	if err != nil {
 		if browserlink.StorageBroken(err) {
 			d.Discard()
 			s.save(ctx, ses, note{})
 			return 0, err
 		}
-		return offset, errors.Join(err, d.Truncate(offset))
+		return stored, errors.Join(err, d.Truncate(stored))
 	}
 	if end < total {
-		s.save(ctx, ses, note{Stored: end})
+		if end > stored {
+			s.save(ctx, ses, note{Stored: end})
+		}
 		return end, nil
 	}
 	if err := s.completeKept(ctx, ses, st, d, t, total); err != nil {
@@ -94,25 +99,38 @@ func (s *Service) isStored(t target, n note) bool {
 	return false
 }
 
-// cutKept makes the draft as long as what was acknowledged, and checks that the part continues there.
-func (s *Service) cutKept(d *drives.Draft, stored, offset int64, rewind bool) (int64, error) {
+// cutKept makes the draft as long as what was acknowledged, and checks that the part at offset continues it. With
+// rewind it may begin earlier: then it is written once more over what is there, which stays, because it may be that the
+// part comes late over a connection that was lost, while a newer one is further.
+func (s *Service) cutKept(d *drives.Draft, stored, offset, total int64, rewind bool) (int64, error) {
 	size, err := d.Size()
 	if err != nil {
 		return 0, err
 	}
-	stored = min(stored, size)
-	if rewind && offset < stored {
-		stored = offset
+	if stored = min(stored, size); rewind && stored > total {
+		stored = offset // another file
 	}
 	if size > stored {
 		if err := d.Truncate(stored); err != nil {
 			return 0, err
 		}
 	}
-	if offset != stored {
+	if offset > stored || offset < stored && !rewind {
 		return stored, errOffset(stored)
 	}
 	return stored, nil
+}
+
+// heardReader notes when data comes.
+type heardReader struct {
+	io.Reader
+	heard *atomic.Int64
+}
+
+func (r *heardReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.heard.Store(time.Now().UnixNano())
+	return n, err
 }
 
 // errSource is a part whose sender stopped.
@@ -142,14 +160,19 @@ func (s *Service) copyKept(d *drives.Draft, offset, total int64, src io.Reader) 
 }
 
 // readFull is io.ReadFull, except that the end of src is io.EOF also after some bytes: a body that breaks off must be
-// told from one that ends.
+// told from one that ends. Bytes that come with another error do not count, see [message.next].
 func readFull(src io.Reader, p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var k int
-		k, err = src.Read(p[n:])
+	for n < len(p) {
+		k, err := src.Read(p[n:])
+		if err != nil && err != io.EOF { //nolint:errorlint // see copyKept
+			return n, err
+		}
 		n += k
+		if err != nil {
+			return n, err
+		}
 	}
-	return n, err
+	return n, nil
 }
 
 func (s *Service) completeKept(ctx context.Context, ses *session, st *state, d *drives.Draft, t target, total int64) error {
@@ -170,6 +193,7 @@ func (s *Service) completeKept(ctx context.Context, ses *session, st *state, d *
 			return err
 		}
 	}
+	s.drafts.offer(t.dir)
 	s.save(ctx, ses, note{Inode: inode, Size: total, Done: true, Stored: total})
 	return nil
 }
@@ -215,7 +239,10 @@ func (s *Service) serveChunk(w http.ResponseWriter, c *fileserver.Call) error {
 	}
 	defer pl.close()
 	body := http.MaxBytesReader(w, c.Body, maxMessage)
-	_, err = s.appendKept(context.WithoutCancel(c.Context()), ses, st, pl, offset, total, body, false)
+	tn := &turn{abort: func() {
+		http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // the connection may be over
+	}}
+	_, err = s.appendKept(c.Context(), ses, st, pl, offset, total, body, false, tn)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		err = failure.Wrap(err, failure.TooLarge, "The part is larger than %d bytes", maxMessage)
 	}
@@ -304,6 +331,7 @@ func (s *Service) runV1(ctx context.Context, ws *websocket.Conn, st *state, ses 
 	if kind != websocket.MessageText || !ok || len(head) == 64 {
 		return &ending{code: websocket.StatusProtocolError, reason: "the first message is not \"<offset> <size>\""}
 	}
+	tn := &turn{abort: func() { ws.CloseNow() }} //nolint:errcheck // it is to end
 	for {
 		var part io.Reader = strings.NewReader("")
 		if offset < total {
@@ -315,7 +343,7 @@ func (s *Service) runV1(ctx context.Context, ws *websocket.Conn, st *state, ses 
 			}
 			part = r
 		}
-		if offset, err = s.appendKept(ctx, ses, st, pl, offset, total, part, true); err != nil {
+		if offset, err = s.appendKept(ctx, ses, st, pl, offset, total, part, true, tn); err != nil {
 			if errors.Is(err, errGap) {
 				return &ending{code: websocket.StatusPolicyViolation, reason: failure.Why(err), err: err}
 			}

@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/coder/websocket"
 	"github.com/google/go-cmp/cmp"
@@ -191,4 +193,59 @@ func TestV1(t *testing.T) {
 		t.Errorf("gap: %v", err)
 	}
 	w.settle()
+}
+
+// TestStalledTurn: a client whose network has gone comes back over a new connection, while the old one seems to be there
+// still. The new one gets its turn when nothing more comes over the old one.
+func TestStalledTurn(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []string{"WEBSOCKET_V1", "CHUNKED"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, t.TempDir(), func(o *Options) { o.Stall = 100 * time.Millisecond })
+			s := w.session("/f", kindFile, replace, protocol)
+			if protocol == "CHUNKED" {
+				r, wr := io.Pipe()
+				var old sync.WaitGroup
+				old.Go(func() {
+					if status, _ := w.part(s, 0, 6, r, 6); status == 200 {
+						t.Error("the old connection was successful")
+					}
+				})
+				wr.Write([]byte("abc"))
+				eventually(t, "the old connection has the turn", func() bool { return len(tree(t, w.dir)) == 1 })
+				if status, body := w.text(s, 0, 6, "abc"); status != 200 {
+					t.Errorf("%d %s", status, body)
+				}
+				if status, body := w.text(s, 3, 6, "def"); status != 200 {
+					t.Errorf("%d %s", status, body)
+				}
+				wr.CloseWithError(io.ErrUnexpectedEOF)
+				old.Wait()
+			} else {
+				old, fresh := w.dial(s), w.dial(s)
+				content := strings.Repeat("abc", 10_000) // more than a client keeps back
+				old.Write(t.Context(), websocket.MessageText, []byte("0 60000"))
+				half, err := old.Writer(t.Context(), websocket.MessageBinary)
+				if err != nil {
+					t.Fatal(err)
+				}
+				half.Write([]byte(content))
+				eventually(t, "the old connection has the turn", func() bool { return len(tree(t, w.dir)) == 1 })
+				fresh.Write(t.Context(), websocket.MessageText, []byte("0 60000"))
+				fresh.binary([]byte(content + content))
+				if _, msg, err := fresh.Read(t.Context()); err != nil || string(msg) != "60000" {
+					t.Errorf("%q, %v", msg, err)
+				}
+				fresh.Close(websocket.StatusNormalClosure, "")
+				if got := tree(t, w.dir); len(got) != 1 || got["f"] != content+content {
+					t.Errorf("%d entries", len(got))
+				}
+				return
+			}
+			if diff := cmp.Diff(map[string]string{"f": "abcdef"}, tree(t, w.dir)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }

@@ -2,6 +2,8 @@ package uploads
 
 import (
 	"context"
+	"io"
+	"net"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -109,6 +111,46 @@ func TestV1IsHeardOf(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	if got := tree(t, w.dir); len(got) != 1 || got["f"] != "theirs" {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestCutInAMessage: what has arrived of a message when the connection is cut is not looked at. The WebSocket library
+// gives it without taking the mask off, so that it could be anything, here the command to forget the session.
+func TestCutInAMessage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), nil)
+	for _, payload := range [][]byte{{opClose}, {opClose, 0, 0, 0}, {opClose, 0, 0, 0, 0, 0, 0, 0, 0}, {}} {
+		for _, reset := range []bool{false, true} {
+			s := w.session("", folder, rename)
+			conn := rawDial(t, s)
+			frame := append([]byte{0x82, 0x80 | 100, opClose ^ opListing, 0, 0, 0}, payload...) // RFC 6455 section 5.2: 100 bytes, masked
+			if _, err := conn.Write(frame); err != nil {
+				t.Fatal(err)
+			}
+			if reset {
+				conn.(*net.TCPConn).CloseWrite()
+				io.Copy(io.Discard, conn)
+			}
+			conn.Close()
+			w.settle()
+			if got := w.put(s, "still", "there", someTime); got != opOK && got != opSkip {
+				t.Errorf("%v: answer %d", payload, got)
+			}
+		}
+	}
+	if len(w.store.closed) != 0 {
+		t.Errorf("closed: %v", w.store.closed)
+	}
+	// The length of a file for V1 is not what has arrived of it.
+	s := w.session("/f", kindFile, rename, "WEBSOCKET_V1")
+	conn := rawDial(t, s)
+	conn.Write([]byte{0x01, 0x80 | 3, 0, 0, 0, 0, '0', ' ', '0', 0x80, 0x80 | 1, 0, 0, 0, 0}) // two frames, of "0 0" and a byte that is missing
+	conn.(*net.TCPConn).CloseWrite()
+	io.Copy(io.Discard, conn)
+	conn.Close()
+	w.settle()
+	if got := tree(t, w.dir); len(got) != 1 {
 		t.Errorf("%v", got)
 	}
 }

@@ -57,10 +57,11 @@ func (d disk) put(token string, s ipcapi.Session) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(d.path(token)+".new", raw, 0o600); err != nil {
+	part := fmt.Sprintf("%s.%d", d.path(token), rand.Uint64())
+	if err := os.WriteFile(part, raw, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(d.path(token)+".new", d.path(token))
+	return os.Rename(part, d.path(token))
 }
 
 func (d disk) Consume(_ context.Context, purpose, token string) (s ipcapi.Session, err error) {
@@ -97,8 +98,16 @@ func playServer(state string) {
 		failCall(call, errno)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	now := time.Now
+	if later := os.Getenv("UPLOADS_TEST_LATER"); later != "" {
+		d, err := time.ParseDuration(later)
+		if err != nil {
+			panic(err)
+		}
+		now = func() time.Time { return time.Now().Add(d) }
+	}
 	svc := New(Options{
-		Provider: testProvider, User: testUser, Sessions: disk{state}, Log: log, SpillDir: state,
+		Now: now, Provider: testProvider, User: testUser, Sessions: disk{state}, Log: log, SpillDir: state,
 		Settings: Settings{NoSync: os.Getenv("UPLOADS_TEST_SYNC") == "", PublicURL: "http://" + l.Addr().String()},
 		Failed:   func(_ context.Context, r Report) { fmt.Println("report", r.Title()) },
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +47,7 @@ type Options struct {
 	ListingTimeout time.Duration // for the first listing, and after everything is completed for the next (30 s)
 	Silence        time.Duration // how long a client may be silent while data is due (2 min)
 	PingInterval   time.Duration // between pings to a silent client (30 s)
+	Stall          time.Duration // after which an upload in chunks goes on over a new connection while an old one is there (5 s)
 	TouchInterval  time.Duration // between checks that the session may still be used (10 min)
 	WriteTimeout   time.Duration // for an acknowledgement to be taken (30 s)
 	DraftLife      time.Duration // after which a hidden file without a writer is removed (24 h)
@@ -79,6 +81,7 @@ type Service struct {
 
 	mu       sync.Mutex // guards the fields below
 	sessions map[string]*session
+	recent   map[string]recent // of sessions that were in use a moment ago
 	conns    map[*conn]struct{}
 	total    int // connections of all protocols
 	used     int64
@@ -122,14 +125,15 @@ func New(o Options) *Service {
 	setDefault(&o.ListingTimeout, 30*time.Second)
 	setDefault(&o.Silence, 2*time.Minute)
 	setDefault(&o.PingInterval, 30*time.Second)
+	setDefault(&o.Stall, 5*time.Second)
 	setDefault(&o.TouchInterval, 10*time.Minute)
 	setDefault(&o.WriteTimeout, 30*time.Second)
 	setDefault(&o.DraftLife, 24*time.Hour)
 	s := &Service{
 		o: o, log: o.Log.With("part", "uploads"), now: o.Now, gate: make(browserlink.Gate, 16),
-		sessions: map[string]*session{}, conns: map[*conn]struct{}{}, freed: make(chan struct{}),
+		sessions: map[string]*session{}, recent: map[string]recent{}, conns: map[*conn]struct{}{}, freed: make(chan struct{}),
 	}
-	s.drafts = newJanitor(o.DraftLife, o.Now, s.log)
+	s.drafts = &janitor{s: s, life: o.DraftLife, seen: map[dirKey]*swept{}}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.SetSettings(o.Settings)
 	return s
@@ -174,7 +178,11 @@ func (s *Service) enter(token string, rec record, note note) (*session, error) {
 	}
 	ses := s.sessions[token]
 	if ses == nil {
-		ses = &session{record: rec, token: token, note: note, seed: maphash.MakeSeed()}
+		// The note comes from the server, and may have been read before an earlier connection changed it.
+		if r, ok := s.recent[token]; ok && time.Since(r.at) < recentLife {
+			note = r.note
+		}
+		ses = &session{record: rec, token: token, note: note, kept: make(chan struct{}, 1), seed: maphash.MakeSeed()}
 		s.sessions[token] = ses
 	}
 	if ses.conns >= s.o.SessionConns || s.total >= s.o.UserConns {
@@ -197,6 +205,9 @@ func (s *Service) leave(ses *session) {
 	if last && !ses.unsaved {
 		delete(s.sessions, ses.token)
 	}
+	if last && ses.noted {
+		s.recallLocked(ses.token, ses.note)
+	}
 	s.mu.Unlock()
 	if last {
 		s.report(ses)
@@ -205,6 +216,27 @@ func (s *Service) leave(ses *session) {
 	s.total--
 	s.mu.Unlock()
 	s.work.Done()
+}
+
+// recent is what a session that is not in use any more had noted.
+type recent struct {
+	note note
+	at   time.Time
+}
+
+const (
+	recentLife = time.Minute // longer than a request can be under way between reading the note and using it
+	maxRecent  = 4096
+)
+
+func (s *Service) recallLocked(token string, n note) {
+	now := time.Now()
+	if len(s.recent) >= maxRecent {
+		maps.DeleteFunc(s.recent, func(_ string, r recent) bool { return now.Sub(r.at) >= recentLife })
+	}
+	if len(s.recent) < maxRecent {
+		s.recent[token] = recent{n, now}
+	}
 }
 
 // reserve takes n bytes of the data budget if they are free now. Small files may take a quarter at most: they hold

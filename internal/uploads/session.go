@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ucloud-im/internal/drives"
@@ -84,12 +85,14 @@ type session struct {
 	token string
 	conns int // guarded by Service.mu
 
-	// kept guards the draft of an upload in chunks: one request at a time.
-	kept sync.Mutex
+	kept   chan struct{} // guards the draft of an upload in chunks, see takeTurn
+	naming sync.Mutex    // held while the file of a session gets its name
 
 	mu      sync.Mutex // guards the fields below
+	turn    *turn      // who has kept
 	note    note
 	unsaved bool // the server does not have the note
+	noted   bool // the note has changed
 	failed  failures
 	seed    maphash.Seed     // of the hashes in undated
 	undated map[uint64]int64 // files that were written without a usable time, by the hash of their path, and their sizes
@@ -192,7 +195,7 @@ func (s *Service) save(ctx context.Context, ses *session, n note) {
 		s.log.Warn("the state of an upload is not stored", "error", err)
 	}
 	ses.mu.Lock()
-	ses.note, ses.unsaved = n, err != nil
+	ses.note, ses.unsaved, ses.noted = n, err != nil, true
 	ses.mu.Unlock()
 }
 
@@ -216,6 +219,45 @@ func (ses *session) noteUndated(rel string, size int64) {
 	if len(ses.undated) < maxUndated {
 		ses.undated[maphash.String(ses.seed, rel)] = size
 	}
+}
+
+// turn is the right to work on the draft of an upload in chunks. A client sends one thing after the other, so one that
+// still has the turn when another comes is either about to end, or belongs to a connection that was lost, which nobody
+// has noticed.
+type turn struct {
+	heard atomic.Int64 // when data came last, Unix ns
+	abort func()       // makes its reads fail; called from another goroutine
+}
+
+// takeTurn waits for the turn. Who has it is left alone as long as data comes.
+func (s *Service) takeTurn(ctx context.Context, ses *session, t *turn) error {
+	tick := time.NewTicker(max(s.o.Stall/8, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case ses.kept <- struct{}{}:
+			t.heard.Store(time.Now().UnixNano())
+			ses.mu.Lock()
+			ses.turn = t
+			ses.mu.Unlock()
+			return nil
+		case <-ctx.Done():
+			return failure.Wrap(ctx.Err(), failure.Invalid, "The connection was lost")
+		case now := <-tick.C:
+			ses.mu.Lock()
+			if ses.turn != nil && now.Sub(time.Unix(0, ses.turn.heard.Load())) >= s.o.Stall {
+				ses.turn.abort() // under the lock, so that it cannot meet the next request of the same connection
+			}
+			ses.mu.Unlock()
+		}
+	}
+}
+
+func (ses *session) endTurn() {
+	ses.mu.Lock()
+	ses.turn = nil
+	ses.mu.Unlock()
+	<-ses.kept
 }
 
 // draftDigits names the draft of an upload in chunks, so that it is found again after a restart. Who does not have the

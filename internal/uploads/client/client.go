@@ -142,7 +142,8 @@ func Dial(ctx context.Context, endpoint string, o Options) (*Conn, error) {
 	})
 	if err != nil {
 		if res != nil {
-			return nil, fmt.Errorf("connect to upload (status %d): %w", res.StatusCode, err)
+			text, _ := io.ReadAll(io.LimitReader(res.Body, 512)) // as far as it is there
+			return nil, fmt.Errorf("connect to upload (status %d, %q): %w", res.StatusCode, text, err)
 		}
 		return nil, fmt.Errorf("connect to upload: %w", err)
 	}

@@ -268,6 +268,82 @@ func TestManagedStorage(t *testing.T) {
 	}
 }
 
+// hostileScript does what the file "mode" says.
+const hostileScript = `#!/bin/sh
+case "$(cat BASE/state/mode)" in
+fail) echo "no space in the vault for $UCLOUD_HOOK" >&2; exit 3 ;;
+permanent) echo "this site has no vault" >&2; exit 78 ;;
+slow) (trap '' TERM; while :; do echo still >> BASE/state/alive; sleep 0.1; done) & trap '' TERM; sleep 600 & wait ;;
+flood) head -c 40000000 /dev/zero | tr '\\0' x; head -c 3000000 /dev/zero | tr '\\0' y >&2 ;;
+nonsense) echo 'done!' ;;
+esac
+`
+
+// TestScriptsExplainThemselves: whatever a script does, the server stays as it is, and the log of scripts says what
+// happened.
+func TestScriptsExplainThemselves(t *testing.T) {
+	w := newWorld(t, settings{services: func(w *world) string {
+		return strings.Replace(managed(w), w.script("quota", quotaScript)+", timeout: 10s", w.script("hostile", hostileScript)+", timeout: 1s", 1)
+	}})
+	p := w.addPerson("Ada#1815")
+	w.state("used", "0")
+	w.state("mode", "fail")
+	if _, err := w.cli("connect", w.ticket(p), p.account.Name, "--yes"); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ mode, result, shown string }{
+		{"fail", "failed", "no space in the vault for onQuotaUpdated"},
+		{"nonsense", "invalid reply", "not a JSON object"},
+		{"flood", "invalid reply", "allowed are 4194304"},
+		{"slow", "timeout", "did not end within 1s"},
+		{"permanent", "permanent", "this site has no vault"},
+	} {
+		w.state("mode", tc.mode)
+		var id int64
+		testkit.Eventually(t, tc.mode, func() bool {
+			for _, c := range w.scriptCalls("--failures", "--hook", "onQuotaUpdated") {
+				if c.Result == tc.result && strings.Contains(c.Message, tc.shown) {
+					id = c.ID
+					return true
+				}
+			}
+			return false
+		})
+		out, err := w.cli("scripts", "show", fmt.Sprint(id))
+		for _, want := range []string{tc.result, tc.shown, "combinedQuotaInBytes"} {
+			if err != nil || !strings.Contains(out, want) {
+				t.Errorf("%s: scripts show has no %q: %v\n%.2000s", tc.mode, want, err, out)
+			}
+		}
+		if len(out) > 400_000 {
+			t.Errorf("%s: scripts show gives %d bytes", tc.mode, len(out))
+		}
+	}
+	// What the slow one left running was killed with it.
+	before := len(w.read("alive"))
+	time.Sleep(500 * time.Millisecond)
+	if after := len(w.read("alive")); before == 0 || after != before {
+		t.Errorf("a child of a killed script lives on: %d, then %d bytes", before, after)
+	}
+	// A permanent failure waits for the operator, and status says so.
+	out, err := w.cli("status")
+	if !strings.Contains(out, "wait for you") || !strings.Contains(out, "this site has no vault") || err == nil {
+		t.Errorf("status: %v\n%s", err, out)
+	}
+	if n := len(w.core.Drives()); n != 0 {
+		t.Errorf("%d drives were registered", n)
+	}
+	// Put right and told so, it goes on.
+	w.state("mode", "good")
+	if _, err := w.cli("config", "reload"); err != nil {
+		t.Fatal(err)
+	}
+	w.waitDrive(p)
+	if left, err := os.ReadDir(filepath.Join(w.base, "spool")); err != nil || len(left) != 0 {
+		t.Errorf("left in the spool: %v, %v", left, err)
+	}
+}
+
 // read is a file that a script has written; empty if it is not there.
 func (w *world) read(name string) string {
 	data, _ := os.ReadFile(filepath.Join(w.base, "state", name))

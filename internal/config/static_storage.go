@@ -23,8 +23,26 @@ func (l *loader) checkStorage() {
 		if fs.Management != nil && fs.Management.GPFS != nil {
 			l.checkGPFS(key+".management.gpfs", fs)
 		}
+		if fs.UserDrives != nil {
+			l.checkUserDrives(key+".userDrives", fs)
+		}
 	}
 	l.checkPrimary()
+}
+
+// checkUserDrives checks that the drives of users have a place.
+func (l *loader) checkUserDrives(key string, fs *FileSystem) {
+	for _, name := range fs.UserDrives.Locators {
+		switch loc, ok := fs.DriveLocators.Get(name); {
+		case !ok:
+			l.errorf("X-05", key+".locators", "name one of driveLocators", "there is no drive locator %q", name)
+		case loc.ReadOnly || loc.Hidden:
+			l.errorf("X-05", key+".locators", "name one in whose drives users may write", "nothing can be made in the drives of %q", name)
+		}
+	}
+	if d := fs.UserDrives.Directory; d == "." || d == ".." || d == "Trash" || strings.ContainsFunc(d, func(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }) || len(d) > 255 {
+		l.errorf("X-05", key+".directory", "use one name, such as Drives", "%q cannot be the name of a folder for drives", d)
+	}
 }
 
 // checkManagement checks that managed providers say how, and unmanaged ones do not.

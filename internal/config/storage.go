@@ -5,6 +5,13 @@ type FileSystem struct {
 	Management    *Management       `key:"management" need:"if managed; forbidden when unmanaged" doc:"How directories and quotas are made."`
 	Payment       StoragePayment    `key:"payment" need:"yes" doc:"Unit and price."`
 	DriveLocators Map[DriveLocator] `key:"driveLocators" need:"yes" keys:"name" flags:"nonempty" doc:"Which drives an allocation yields. The order is significant: the first locator that serves an owner gives the primary drive, unless one says primary."`
+	UserDrives    *UserDrives       `key:"userDrives" defaultDoc:"none: all drives are made by the provider" doc:"Lets users make drives of their own, as folders in a drive of their workspace."`
+}
+
+// UserDrives says where the drives are that users make.
+type UserDrives struct {
+	Locators  []string `key:"locators" need:"yes" flags:"nonempty" doc:"Drive locators of this file system in whose drives others may be made; the first of them that a workspace has counts."`
+	Directory string   `key:"directory" default:"Drives" flags:"nonempty" doc:"Name of the folder in that drive that holds the users' drives."`
 }
 
 // The management types.

@@ -48,13 +48,15 @@ type Core interface {
 	RetrieveDrive(ctx context.Context, id ident.DriveID) (providerapi.Drive, error)
 }
 
-// Options configure a [Service]. All are required, except Now.
+// Options configure a [Service]. All are required, except UserDrives and Now.
 type Options struct {
 	Provider string
 	Store    *store.Store
 	Core     Core
 	Log      *slog.Logger
-	Now      func() time.Time // nil: time.Now
+	// UserDrives gives where users may make drives in a category; false: nowhere. nil: nowhere at all.
+	UserDrives func(category string) (UserDrives, bool)
+	Now        func() time.Time // nil: time.Now
 }
 
 // Service finds drives. It is safe for concurrent use and starts nothing.
@@ -91,6 +93,13 @@ func New(o Options) *Service {
 func (s *Service) Register(srv *ipc.Server) {
 	ipc.Handle(srv, ipcapi.DriveFind, func(ctx context.Context, r *ipc.Request, q ipcapi.DriveRef) (ipcapi.FoundDrive, error) {
 		return s.Find(ctx, r.Grant.User, r.Peer.UID(), q.ID)
+	})
+	ipc.Handle(srv, ipcapi.DrivePlace, func(ctx context.Context, r *ipc.Request, q ipcapi.DrivePlaceQuery) (ipcapi.DrivePlaceReply, error) {
+		owner := ident.Owner{User: r.Grant.User}
+		if q.Project != "" {
+			owner = ident.Owner{Project: q.Project}
+		}
+		return s.Place(ctx, r.Grant.User, owner, q.Category)
 	})
 }
 
@@ -133,9 +142,7 @@ func (s *Service) lookUp(ctx context.Context, uid ident.UID, id ident.DriveID) (
 			found = false
 			return nil
 		}
-		d, found = ipcapi.FoundDrive{
-			ID: id, Owner: row.Owner, ProviderGeneratedID: row.ProviderGeneratedID, Title: row.Title, Product: row.Product, Category: row.Category,
-		}, err == nil
+		d, found = foundDrive(&row), err == nil
 		return err
 	})
 	if err != nil || found {
@@ -210,7 +217,10 @@ func (s *Service) ask(ctx context.Context, id ident.DriveID) (kept, error) {
 		if err != nil {
 			s.log.Warn("Core describes a drive of ours that is none", "drive", id, "error", err)
 		} else {
-			k.found, k.until = true, now.Add(keepFound)
+			k.found = true
+			if d.ProviderGeneratedID != "" { // else it is being made
+				k.until = now.Add(keepFound)
+			}
 		}
 	}
 	s.mu.Lock()

@@ -349,3 +349,74 @@ func TestNothingButTheIDIsTaken(t *testing.T) {
 		}
 	}
 }
+
+// TestPlace: where users may make drives, and who is told.
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	storetest.Stores(t, func(t *testing.T, s *store.Store) {
+		w := newWorld(t, s)
+		w.o.UserDrives = func(category string) (UserDrives, bool) {
+			return UserDrives{Locators: []string{"work", "home"}, Directory: "Drives"}, category == "st"
+		}
+		put := func(id ident.DriveID, locator string, change func(*store.Drive)) {
+			w.update(func(tx *store.Tx) error {
+				d := store.Drive{
+					ID: id, Owner: ident.Owner{User: ada}, Category: "st", Product: "st", Locator: locator, State: store.DriveRegistered,
+					ProviderGeneratedID: "hpc-Ada#1815\n/" + locator + "/" + string(id), UpdatedAt: w.now,
+				}
+				if change != nil {
+					change(&d)
+				}
+				return tx.PutDrive(d)
+			})
+		}
+		place := func(user ident.UCloudUser, owner ident.Owner, category string) (ipcapi.DrivePlaceReply, error) {
+			return w.Place(t.Context(), user, owner, category)
+		}
+		own := ident.Owner{User: ada}
+		if p, err := place(ada, own, "st"); err != nil || p.Why == "" { // 10 has no locator
+			t.Errorf("without a drive for it: %+v, %v", p, err)
+		}
+		put("31", "work", func(d *store.Drive) { d.ReadOnly = true })
+		put("32", "work", func(d *store.Drive) { d.State = store.DriveFailed })
+		put("33", "work", func(d *store.Drive) { d.Category = "other" })
+		put("34", "archive", nil)
+		put("35", "home", nil)
+		p, err := place(ada, own, "st")
+		if err != nil || p.Why != "" || p.Parent.ID != "35" || p.Directory != "Drives" || p.Parent.Owner != own || p.Parent.ProviderGeneratedID != "hpc-Ada#1815\n/home/35" {
+			t.Errorf("%+v, %v", p, err)
+		}
+		put("36", "work", nil)
+		if p, err = place(ada, own, "st"); err != nil || p.Parent.ID != "36" {
+			t.Errorf("the first locator counts: %+v, %v", p, err)
+		}
+		if p, err = place(ada, own, "tape"); err != nil || !strings.Contains(p.Why, "provider") || p.Parent.ID != "" {
+			t.Errorf("where it is not allowed: %+v, %v", p, err)
+		}
+		for _, owner := range []ident.Owner{own, {Project: climate}, {Project: "none"}, {}} {
+			if p, err := place(grace, owner, "st"); !failure.Is(err, failure.NotFound) || p.Parent.ID != "" {
+				t.Errorf("somebody else asks about %v: %+v, %v", owner, p, err)
+			}
+		}
+		w.o.UserDrives = nil
+		if p, err = place(ada, own, "st"); err != nil || p.Why == "" {
+			t.Errorf("nowhere at all: %+v, %v", p, err)
+		}
+	})
+}
+
+// TestUnfinishedDriveIsNotKeptLong: Core knows a drive that is being made, but not yet our id of it.
+func TestUnfinishedDriveIsNotKeptLong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, storetest.SQLite(t))
+	unfinished := w.core.drives["20"]
+	unfinished.ProviderGeneratedID = ""
+	finished := w.core.drives["20"]
+	w.core.drives["20"] = unfinished
+	_, _ = w.find(ada, "20")
+	w.core.drives["20"] = finished
+	w.now = w.now.Add(keepMissing + 1)
+	if d, err := w.find(ada, "20"); err != nil || d.ProviderGeneratedID == "" {
+		t.Errorf("%+v, %v", d, err)
+	}
+}

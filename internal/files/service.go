@@ -29,6 +29,9 @@ type Options struct {
 	// request came with it. nil: such calls are 404.
 	FindDrive func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error)
 
+	// DrivePlace tells where users may make drives in a workspace. nil: nowhere.
+	DrivePlace func(ctx context.Context, owner ident.Owner, category string) (DrivePlace, error)
+
 	// Writable refuses with 402 if Core has locked the workspace of a drive, so that nothing may be added. It is asked
 	// before anything is made or brought in; reading, trash and deletion never ask. nil: nothing is locked.
 	Writable func(ctx context.Context, owner ident.Owner, category string) error

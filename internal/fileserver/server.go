@@ -56,8 +56,8 @@ func New(o Options) http.Handler {
 		{Method: http.MethodPost, Path: "files/emptyTrash", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.EmptyTrash)},
 		{Method: http.MethodDelete, Path: "files", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Delete)},
 		{Method: http.MethodGet, Path: "files", Class: hoptoken.ClassCore, MaxBody: 1, Serve: s.search},
-	}, o.Routes...)
-	return newGuard(o, routes)
+	}, s.collectionRoutes()...)
+	return newGuard(o, append(routes, o.Routes...))
 }
 
 type server struct {

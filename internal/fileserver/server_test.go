@@ -112,14 +112,22 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(base, "kept"), nil, 0o600))
 	other := hoptoken.NewKey()
 	bodies := map[string]any{
-		"POST files/browse":     providerapi.FilesBrowse{ResolvedCollection: testDrive(base), Browse: providerapi.BrowseParams{Flags: providerapi.FileFlags{Path: ptr("/5123")}}},
-		"POST files/retrieve":   providerapi.FilesRetrieve{ResolvedCollection: testDrive(base), Retrieve: providerapi.RetrieveParams{ID: "/5123"}},
-		"POST files/move":       providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/kept", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
-		"POST files/copy":       providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/new", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
-		"POST files/trash":      providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/old", ResolvedCollection: testDrive(base)}}},
-		"POST files/emptyTrash": providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/Trash", ResolvedCollection: testDrive(base)}}},
-		"POST files/folder":     providerapi.BulkRequest[providerapi.CreateFolder]{Items: []providerapi.CreateFolder{{ID: "/5123/made", ResolvedCollection: testDrive(base), ConflictPolicy: "MERGE_RENAME"}}},
-		"GET files":             "", // a search; without an upgrade there is nothing here
+		"POST files/browse":                      providerapi.FilesBrowse{ResolvedCollection: testDrive(base), Browse: providerapi.BrowseParams{Flags: providerapi.FileFlags{Path: ptr("/5123")}}},
+		"POST files/retrieve":                    providerapi.FilesRetrieve{ResolvedCollection: testDrive(base), Retrieve: providerapi.RetrieveParams{ID: "/5123"}},
+		"POST files/move":                        providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/kept", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
+		"POST files/copy":                        providerapi.BulkRequest[providerapi.MoveFile]{Items: []providerapi.MoveFile{{OldID: "/5123/kept", NewID: "/5123/new", ResolvedOldCollection: testDrive(base), ResolvedNewCollection: testDrive(base)}}},
+		"POST files/trash":                       providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/old", ResolvedCollection: testDrive(base)}}},
+		"POST files/emptyTrash":                  providerapi.BulkRequest[providerapi.FileInDrive]{Items: []providerapi.FileInDrive{{ID: "/5123/Trash", ResolvedCollection: testDrive(base)}}},
+		"POST files/folder":                      providerapi.BulkRequest[providerapi.CreateFolder]{Items: []providerapi.CreateFolder{{ID: "/5123/made", ResolvedCollection: testDrive(base), ConflictPolicy: "MERGE_RENAME"}}},
+		"POST files/collections":                 providerapi.BulkRequest[providerapi.Drive]{},
+		"DELETE files/collections":               providerapi.BulkRequest[providerapi.Drive]{},
+		"POST files/collections/rename":          providerapi.BulkRequest[providerapi.RenameDrive]{},
+		"POST files/collections/updateAcl":       providerapi.BulkRequest[providerapi.UpdateDriveACL]{},
+		"POST files/collections/onUpdatedLabels": providerapi.BulkRequest[providerapi.Drive]{Items: []providerapi.Drive{testDrive(base)}},
+		"POST files/collections/verify":          providerapi.BulkRequest[providerapi.Drive]{},
+		"POST shares":                            "{}", // refused
+		"DELETE shares":                          "{}",
+		"GET files":                              "", // a search; without an upgrade there is nothing here
 		"DELETE files": providerapi.BulkRequest[providerapi.DeleteFile]{Items: []providerapi.DeleteFile{{
 			ID: "/5123/old", Permissions: testDrive(base).Permissions, Specification: providerapi.FileSpecification{Collection: "5123"},
 		}}},
@@ -156,8 +164,11 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 			"no header":         {403, func(r *http.Request, _ *hoptoken.Claims) { r.Header.Del(ident.HeaderUser) }},
 			"as it should be":   {200, nil},
 		} {
-			if route == "GET files" && tc.want == 200 {
+			if tc.want == 200 && route == "GET files" {
 				tc.want = 404
+			}
+			if tc.want == 200 && strings.HasSuffix(route, " shares") {
+				tc.want = 400
 			}
 			must(t, os.WriteFile(filepath.Join(base, "old"), nil, 0o600))
 			read := &countingReader{}

@@ -11,6 +11,24 @@ import (
 // or from Core, so that an instance cannot change what the server believes.
 var DriveFind = ipc.Call[DriveRef, FoundDrive]{Name: "drive.find", Access: ipc.AccessMapped}
 
+// DrivePlace asks where drives are that users make themselves in a workspace. Only workspaces of the caller are answered
+// for.
+var DrivePlace = ipc.Call[DrivePlaceQuery, DrivePlaceReply]{Name: "drive.place", Access: ipc.AccessMapped}
+
+// DrivePlaceQuery names a workspace, a project or without one the caller's own, and a product category.
+type DrivePlaceQuery struct {
+	Project  ident.ProjectID `json:"project,omitempty"`
+	Category string          `json:"category"`
+}
+
+// DrivePlaceReply is where the drives are: in the folder Directory of the drive Parent. With Why there is no such place,
+// for a reason that the user may read.
+type DrivePlaceReply struct {
+	Why       string     `json:"why,omitempty"`
+	Parent    FoundDrive `json:"parent"`
+	Directory string     `json:"directory,omitempty"`
+}
+
 // DriveRef names a drive by Core's id.
 type DriveRef struct {
 	ID ident.DriveID `json:"id"`

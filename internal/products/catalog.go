@@ -50,6 +50,7 @@ type Storage struct {
 	Hidden      bool // not offered in grant applications
 	FreeToUse   bool // no allocation needed, nothing is accounted
 	ReadOnly    bool // Core blocks all changes
+	UserDrives  bool // users may make drives, and rename and delete those
 }
 
 // Features are the abilities that depend on what this program serves. Announce only what is answered: Core forwards
@@ -160,8 +161,8 @@ func (c *Catalog) product(s Storage) providerapi.Product {
 	}
 }
 
-// StorageSupport answers files/collections/retrieveProducts. Drives are made by the provider alone, and access is
-// decided by the file system, so nothing about drives and access lists is offered (contract 30 section 7).
+// StorageSupport answers files/collections/retrieveProducts. Access is decided by the file system, so nothing about access
+// lists is offered, and nothing about drives where the provider alone makes them (contract 30 section 7).
 func (c *Catalog) StorageSupport() []providerapi.FSSupport {
 	all := make([]providerapi.FSSupport, 0, len(c.storage))
 	for _, s := range c.storage {
@@ -170,6 +171,9 @@ func (c *Catalog) StorageSupport() []providerapi.FSSupport {
 			Stats: providerapi.FSSupportStats{
 				SizeInBytes: true, ModifiedAt: true, CreatedAt: true, AccessedAt: true,
 				UnixPermissions: true, UnixOwner: true, UnixGroup: true,
+			},
+			Collection: providerapi.FSSupportCollection{
+				UsersCanCreate: s.UserDrives, UsersCanRename: s.UserDrives, UsersCanDelete: s.UserDrives,
 			},
 			Files: providerapi.FSSupportFiles{
 				TrashSupported: c.features.Trash && !s.ReadOnly, IsReadOnly: s.ReadOnly,

@@ -133,6 +133,17 @@ func TestSupport(t *testing.T) {
 	if f := catalog(t, Features{}, gb("storage")).StorageSupport()[0].Files; f != (providerapi.FSSupportFiles{}) {
 		t.Errorf("announced: %+v", f)
 	}
+	own := gb("storage")
+	own.UserDrives = true
+	for _, s := range catalog(t, Features{}, own, ro).StorageSupport() {
+		want := providerapi.FSSupportCollection{}
+		if s.Product.Category == "storage" {
+			want = providerapi.FSSupportCollection{UsersCanCreate: true, UsersCanRename: true, UsersCanDelete: true}
+		}
+		if s.Collection != want {
+			t.Errorf("%s announces %+v", s.Product.Category, s.Collection)
+		}
+	}
 	if _, ok := c.Reference("other"); ok {
 		t.Error("a reference to an unknown category")
 	}

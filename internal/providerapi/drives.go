@@ -58,3 +58,15 @@ type RegisterDrive struct {
 	ProjectAllRead      bool               `json:"projectAllRead"`
 	ProjectAllWrite     bool               `json:"projectAllWrite"`
 }
+
+// RenameDrive is one item of POST files/collections/rename.
+type RenameDrive struct {
+	ID       ident.DriveID `json:"id"`
+	NewTitle string        `json:"newTitle"`
+}
+
+// UpdateDriveACL is one item of POST files/collections/updateAcl. Resource is the drive as it was before. What is added
+// and deleted is of no interest here: access lists are Core's.
+type UpdateDriveACL struct {
+	Resource Drive `json:"resource"`
+}

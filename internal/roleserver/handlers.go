@@ -77,7 +77,9 @@ func (s *server) buildHandlers(context.Context) error {
 	s.tasks.Register(s.ipc, s.outbox)
 	s.scripts.Register(s.ipc)
 	s.usage.Register(s.ipc)
-	drivelookup.New(drivelookup.Options{Provider: cfg.Provider.ID.String(), Store: s.store, Core: s.client, Log: s.log}).Register(s.ipc)
+	drivelookup.New(drivelookup.Options{
+		Provider: cfg.Provider.ID.String(), Store: s.store, Core: s.client, Log: s.log, UserDrives: s.userDrives,
+	}).Register(s.ipc)
 	sessionserver.New(sessionserver.Options{
 		Store: s.store, Tokens: s.tokens, Log: s.log,
 		Upload:   func() onetime.Limits { return uploadLimits(s.config.Load()) },

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"ucloud-im/internal/config"
+	"ucloud-im/internal/drivelookup"
 	"ucloud-im/internal/driveplan"
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
@@ -48,7 +49,7 @@ func newCatalogue(cfg *config.Config) (*products.Catalog, error) {
 	o := products.Options{Provider: cfg.Provider.ID.String(), Features: products.Features{Trash: cfg.Files.Trash.Enabled, StreamingSearch: true}}
 	for name, fs := range cfg.Services.FileSystems.All() {
 		o.Storage = append(o.Storage, products.Storage{
-			Name: name, ReadOnly: allReadOnly(fs),
+			Name: name, ReadOnly: allReadOnly(fs), UserDrives: fs.UserDrives != nil,
 			Payment: products.Payment{
 				Unit: fs.Payment.Unit, Interval: products.Interval(fs.Payment.Interval), Currency: fs.Payment.Currency,
 				Price: fs.Payment.Price.Millionths(),
@@ -56,6 +57,15 @@ func newCatalogue(cfg *config.Config) (*products.Catalog, error) {
 		})
 	}
 	return products.NewCatalog(o)
+}
+
+// userDrives tells where users may make drives, by the configuration as it is now.
+func (s *server) userDrives(category string) (drivelookup.UserDrives, bool) {
+	fs, ok := s.config.Load().Services.FileSystems.Get(category)
+	if !ok || fs.UserDrives == nil {
+		return drivelookup.UserDrives{}, false
+	}
+	return drivelookup.UserDrives{Locators: fs.UserDrives.Locators, Directory: fs.UserDrives.Directory}, true
 }
 
 // allReadOnly tells whether nobody may write in any drive of a file system: only then Core can be told.

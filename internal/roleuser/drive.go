@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ucloud-im/internal/failure"
+	"ucloud-im/internal/files"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/instance"
 	"ucloud-im/internal/ipc"
@@ -28,6 +29,25 @@ func findDrive(ctx context.Context, a *instance.Agent, id ident.DriveID) (provid
 		return providerapi.Drive{}, err
 	}
 	return driveOf(a.Start().Provider, found), nil
+}
+
+// drivePlace asks the server where users may make drives.
+func drivePlace(ctx context.Context, a *instance.Agent, owner ident.Owner, category string) (files.DrivePlace, error) {
+	start := a.Start()
+	if !owner.IsProject() && owner.User != start.User {
+		return files.DrivePlace{Why: "Only its owner can do this with a personal drive."}, nil
+	}
+	server, err := a.Server()
+	if err != nil {
+		return files.DrivePlace{}, failure.Wrap(err, failure.NotFound, "The provider cannot do this at the moment. Try again later.")
+	}
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	reply, err := ipc.Invoke(ctx, server, ipcapi.DrivePlace, ipcapi.DrivePlaceQuery{Project: owner.Project, Category: category})
+	if err != nil || reply.Why != "" {
+		return files.DrivePlace{Why: reply.Why}, err
+	}
+	return files.DrivePlace{Parent: driveOf(start.Provider, reply.Parent), Folder: reply.Directory}, nil
 }
 
 // driveOf is a found drive in the form in which Core sends it, without permissions.

@@ -89,6 +89,9 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 		Provider: start.Provider, Settings: set.files, Log: a.Log(), Tasks: p.tasks, Writable: writable,
 		StaleGroups: func(ctx context.Context) bool { return askReplacement(ctx, a) },
 		FindDrive:   func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error) { return findDrive(ctx, a, id) },
+		DrivePlace: func(ctx context.Context, owner ident.Owner, category string) (files.DrivePlace, error) {
+			return drivePlace(ctx, a, owner, category)
+		},
 	})
 	p.uploads = uploads.New(uploads.Options{
 		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.uploads, Failed: p.uploadFailed(a.Log()),

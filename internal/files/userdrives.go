@@ -141,7 +141,7 @@ func driveFolder(title string, id ident.DriveID) string {
 	if stem[0] == '.' { // not hidden
 		stem = "_" + stem[1:]
 	}
-	const number = len("(9999)") // see candidate
+	const number = len("(9999)") // see drives.Numbered
 	for len(stem)+1+len(id)+number > drives.MaxName {
 		_, size := utf8.DecodeLastRuneInString(stem)
 		stem = stem[:len(stem)-size]
@@ -207,10 +207,10 @@ func inFolder(ref drives.Ref, folder string, create bool, work func(*drives.Dir)
 func makeDriveFolder(ref drives.Ref, folder, name string) (madeFolder, error) {
 	m := madeFolder{ref: ref, folder: folder}
 	err := inFolder(ref, folder, true, func(dir *drives.Dir) error {
-		for n := range maxCandidates + 1 {
+		for n := range drives.MaxNumbered + 1 {
 			m.name = name
 			if n > 0 {
-				m.name = candidate(name, n)
+				m.name = drives.Numbered(name, n)
 			}
 			err := dir.Mkdir(m.name, dirMode)
 			if m.fresh = err == nil; m.fresh || !errors.Is(err, unix.EEXIST) {

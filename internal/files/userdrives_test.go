@@ -148,7 +148,7 @@ func TestDriveFolderNames(t *testing.T) {
 		title := rapid.String().Draw(t, "title")
 		id := ident.DriveID(fmt.Sprint(rapid.Int64Min(1).Draw(t, "id")))
 		name := driveFolder(title, id)
-		last := candidate(name, maxCandidates)
+		last := drives.Numbered(name, drives.MaxNumbered)
 		if drives.CheckName(name) != nil || drives.CheckName(last) != nil || !utf8.ValidString(name) || drives.Escape(name) != name || name[0] == '.' ||
 			!strings.HasSuffix(name, "-"+string(id)) || !strings.Contains(last, "-"+string(id)+"(9999)") && !strings.Contains(name, ".") {
 			t.Fatalf("%q becomes %q, and in need %q", title, name, last)

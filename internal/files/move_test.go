@@ -50,7 +50,11 @@ func content(base, rel string) string {
 // furnish makes a drive with something of every kind, beside a folder that is no part of it.
 func furnish(t *testing.T) (base, outside string) {
 	t.Helper()
-	tmp := t.TempDir()
+	return furnishIn(t, t.TempDir())
+}
+
+func furnishIn(t *testing.T, tmp string) (base, outside string) {
+	t.Helper()
 	base, outside = filepath.Join(tmp, "drive"), filepath.Join(tmp, "outside")
 	for _, d := range []string{"dir", "full/sub", "other", "Trash"} {
 		check(t, os.MkdirAll(filepath.Join(base, d), 0o770))

@@ -277,17 +277,15 @@ func (s *Service) runCopy(ctx context.Context, j job) error {
 	stop()
 	count.Wait()
 	note := ""
-	if params.Move {
-		note = "The originals were kept"
-	}
 	if err == nil && params.Move && c.failedSoFar() == 0 {
-		m := &mover{tally: c.tally}
+		m := newMover(c.tally)
 		if node.Kind == drives.NodeDirectory {
 			err = m.tree(ctx, source, name, target, newName, node, c.into)
 		} else {
 			err = m.single(source, name, node, target, newName)
 		}
-		note = "All was copied, but not all originals were removed"
+	} else if params.Move {
+		note = "The originals were kept"
 	}
 	if params.Trash && c.failedSoFar() == 0 && err == nil {
 		s.noteOrigin(target, newName, params.From.Path)

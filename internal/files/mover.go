@@ -15,8 +15,14 @@ import (
 // entry goes only if its copy is there: what has been changed or has come since it was copied stays, and is told.
 type mover struct {
 	*tally
-	walk    tree[*pair]
-	removed int
+	walk tree[*pair]
+}
+
+func newMover(t *tally) *mover {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.removing = true
+	return &mover{tally: t}
 }
 
 var errChanged = failure.New(failure.Conflict, "It was changed while it was moved, and is still where it was")
@@ -130,9 +136,7 @@ func (m *mover) entry(p *pair, name string) {
 			err = errChanged
 			break
 		}
-		if err = p.from.Remove(name, false); err == nil {
-			m.removed++
-		}
+		err = p.from.Remove(name, false)
 	}
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		m.fail(m.walk.path(name), err)

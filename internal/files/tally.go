@@ -30,6 +30,7 @@ type tally struct {
 	failed   int
 	failures []failed // the first ones
 	full     bool     // the storage is full: to go on makes no sense
+	removing bool     // all was copied, and the originals of a move are being removed
 }
 
 // amount is how much there is.
@@ -180,9 +181,18 @@ func (s *Service) conclude(ctx context.Context, t *tally, note string) error {
 		}
 	}
 	all := max(t.done+t.failed, t.found.files)
-	text := fmt.Sprintf("%d of %s failed", t.failed, plural(all, "file"))
-	if t.full {
+	var text string
+	switch {
+	case t.removing:
+		text = fmt.Sprintf("All was copied, but of the originals %d could not be removed", t.failed)
+	case t.full && t.done == 0:
+		text = "Nothing was " + t.did
+	case t.full && t.complete:
 		text = fmt.Sprintf("Only %d of %s %s", t.done, plural(all, "file"), t.did)
+	case t.full:
+		text = fmt.Sprintf("Only %s %s", plural(t.done, "file"), t.did)
+	default:
+		text = fmt.Sprintf("%d of %s failed", t.failed, plural(all, "file"))
 	}
 	text = fmt.Sprintf("%s: %s (%s)", text, whys[0], middle(t.failures[0].where, maxWhere))
 	if note != "" {

@@ -349,3 +349,98 @@ func (w *world) read(name string) string {
 	data, _ := os.ReadFile(filepath.Join(w.base, "state", name))
 	return string(data)
 }
+
+// posix is a provider whose directories somebody else makes, and which measures them.
+func posix(w *world) string {
+	w.must(os.MkdirAll(filepath.Join(w.base, "members"), 0o755))
+	return fmt.Sprintf(`
+services:
+  type: Slurm
+  identityManagement:
+    type: Manual
+    manual:
+      tickets: { enabled: true, contact: help@example.invalid }
+  fileSystems:
+    %s:
+      management: { type: Posix, usage: { interval: 10s } }
+      payment: { type: Resource, unit: GB }
+      driveLocators:
+        home: { entity: User, pattern: "%s", title: Home, freeQuota: 0 }
+        members: { entity: MemberFiles, pattern: "%s/members/#{localGroupName}-#{localUsername}", title: "Member Files: #{ucloudUsername}" }
+`, category, w.homePattern(), w.base)
+}
+
+// TestPosixStorage: directories are used when they are there and belong to the right account, and an instance measures
+// what the server may not look into.
+func TestPosixStorage(t *testing.T) {
+	w := newWorld(t, settings{services: posix})
+	p := w.addPerson("Ada#1815")
+	big := filepath.Join(w.site.Dir, "home", p.account.Name, "big")
+	w.must(os.WriteFile(big, make([]byte, 5<<20), 0o600))
+	w.must(os.Chown(big, int(p.account.UID), int(p.account.GID)))
+	w.connect(p)
+	project := w.core.AddProject("", "Reef", p.name)
+	w.must(w.core.Allocate(ident.Owner{Project: project}, category, 10))
+	group := "g" + p.account.Name
+	gid := w.localGroup(group, p)
+	testkit.Eventually(t, "the project to be mapped", func() bool {
+		_, err := w.cli("projects", "map", "--ucloud-id", string(project), "--local-name", group, "--yes")
+		return err == nil
+	})
+	dir := filepath.Join(w.base, "members", group+"-"+p.account.Name)
+	says := func(what string, words ...string) {
+		t.Helper()
+		testkit.Eventually(t, what, func() bool {
+			out, err := w.cli("drives", "list", "--locator", "members", "-o", "wide")
+			for _, word := range words {
+				if err != nil || !strings.Contains(out, word) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	says("word about the missing directory", "as root: install -d -o "+p.account.Name+" -g "+group+" -m 0700 '"+dir+"'", string(p.name))
+	w.must(os.Mkdir(dir, 0o700)) // of root
+	says("word about the wrong owner", "belongs to uid 0 and must belong to "+p.account.Name)
+	if titles(w.drives(p))["Member Files: Ada#1815"] {
+		t.Error("a directory of somebody else was registered")
+	}
+	w.must(os.Chown(dir, int(p.account.UID), int(gid)))
+	testkit.Eventually(t, "the member's drive", func() bool { return titles(w.drives(p))["Member Files: Ada#1815"] })
+	for _, d := range w.drives(p) {
+		if strings.HasPrefix(d.Specification.Title, "Member") && (d.Owner.CreatedBy != p.name || d.Owner.Workspace().Project != project) {
+			t.Errorf("%+v", d.Owner)
+		}
+	}
+
+	// The instance is awake, so that it can measure.
+	if _, err := w.browse(p, p.home()); err != nil {
+		t.Fatal(err)
+	}
+	scope := provider + "-" + category + "-home"
+	began := time.Now()
+	for time.Since(began) < 2*time.Minute {
+		if n, ok := w.core.ScopedUsage(ident.Owner{User: p.name}, scope); ok {
+			if n != 1 { // 5 MiB are one GB, rounded up
+				t.Errorf("%d units were reported", n)
+			}
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	out, err := w.cli("drives", "list", "--locator", "home", "-o", "wide")
+	if err != nil || !strings.Contains(out, "scan") || !strings.Contains(out, "5.") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	t.Logf("measured after %v", time.Since(began))
+}
+
+// titles are the titles of drives.
+func titles(list []providerapi.Drive) map[string]bool {
+	out := map[string]bool{}
+	for _, d := range list {
+		out[d.Specification.Title] = true
+	}
+	return out
+}

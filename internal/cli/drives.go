@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/spf13/cobra"
@@ -11,9 +12,20 @@ import (
 // driveOwner is the owner as one text.
 func driveOwner(d ipcapi.DriveInfo) string {
 	if d.Project != "" {
+		if d.Member != "" {
+			return "project " + string(d.Project) + ", " + string(d.Member)
+		}
 		return "project " + string(d.Project)
 	}
 	return string(d.User)
+}
+
+// used is what a drive holds, for sorting; drives that were never measured come first.
+func used(d ipcapi.DriveInfo) int64 {
+	if d.UsedBytes == nil {
+		return -1
+	}
+	return *d.UsedBytes
 }
 
 var drivesTable = table[ipcapi.DriveInfo]{
@@ -26,7 +38,19 @@ var drivesTable = table[ipcapi.DriveInfo]{
 		{name: "product", get: func(d ipcapi.DriveInfo) string { return d.Category + "/" + d.Product }},
 		{name: "locator", get: func(d ipcapi.DriveInfo) string { return d.Locator }},
 		{name: "path", get: func(d ipcapi.DriveInfo) string { return d.Path }},
+		{
+			name: "used", get: func(d ipcapi.DriveInfo) string {
+				if d.UsedBytes == nil {
+					return ""
+				}
+				return bytesText(*d.UsedBytes)
+			},
+			less: func(a, b ipcapi.DriveInfo) int { return cmp.Compare(used(a), used(b)) },
+		},
 		{name: "state", get: func(d ipcapi.DriveInfo) string { return d.State }},
+		{name: "measured", wide: true, get: func(d ipcapi.DriveInfo) string { return localTime(d.MeasuredAt) }},
+		{name: "method", wide: true, get: func(d ipcapi.DriveInfo) string { return d.Method }},
+		{name: "usage-error", wide: true, get: func(d ipcapi.DriveInfo) string { return d.UsageError }},
 		{name: "updated", wide: true, get: func(d ipcapi.DriveInfo) string { return localTime(&d.UpdatedAt) }},
 		{name: "read-only", wide: true, get: func(d ipcapi.DriveInfo) string {
 			if d.ReadOnly {

@@ -223,6 +223,8 @@ func (c *Core) userViewLocked(d *providerapi.Drive, who ident.UCloudUser) *provi
 	switch owner := d.Owner.Workspace(); {
 	case !owner.IsProject() && owner.User == who:
 		perms.Myself = providerapi.List[providerapi.Permission]{providerapi.PermissionAdmin, providerapi.PermissionRead, providerapi.PermissionEdit}
+	case owner.IsProject() && d.Owner.CreatedBy == who && c.isMemberLocked(owner.Project, who):
+		perms.Myself = providerapi.List[providerapi.Permission]{providerapi.PermissionAdmin, providerapi.PermissionRead, providerapi.PermissionEdit}
 	case owner.IsProject() && c.isMemberLocked(owner.Project, who):
 		for _, e := range d.Permissions.Others {
 			perms.Myself = append(perms.Myself, e.Permissions...)

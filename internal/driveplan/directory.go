@@ -73,7 +73,7 @@ func checkOwned(ctx context.Context, l located) error {
 		return fmt.Errorf("whose the directory must be: %w", err)
 	}
 	// The group of a home and the owner of a project's directory are matters of taste.
-	if l.drive.Owner.IsProject() {
+	if l.drive.Owner.IsProject() && l.drive.Member == "" {
 		if ident.GID(st.Gid) != gid {
 			return fmt.Errorf("the directory has the group %d and must have %s (%d)", st.Gid, group, gid)
 		}

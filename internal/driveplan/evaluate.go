@@ -89,19 +89,50 @@ func (p *Planner) wanted(ctx context.Context, owner ident.Owner) (all []located,
 			if !l.Entity.serves(owner) {
 				continue
 			}
-			one, err := locate(ctx, p.o.Provider, owner, c, l, maps.Clone(vars))
-			switch {
-			case errors.Is(err, errNotYet):
-				p.log.Debug("drive not located yet", "owner", owner.Reference(), "locator", l.Name, "why", err)
-			case err != nil:
-				complete = false
-				problems = append(problems, fmt.Errorf("locator %s/%s: %w", c.Name, l.Name, err))
-			case one.drive.Path != "":
-				all = append(all, one)
+			for _, member := range membersFor(l, project) {
+				one, err := p.locateFor(ctx, owner, member, c, l, vars)
+				switch {
+				case errors.Is(err, errNotYet):
+					p.log.Debug("drive not located yet", "owner", owner.Reference(), "member", member, "locator", l.Name, "why", err)
+				case err != nil:
+					complete = false
+					problems = append(problems, fmt.Errorf("locator %s/%s: %w", c.Name, l.Name, err))
+				case one.drive.Path != "":
+					all = append(all, one)
+				}
 			}
 		}
 	}
 	return all, complete, errors.Join(problems...)
+}
+
+// membersFor are the members of a project whom a locator gives a drive of their own. For other locators it is nobody in
+// particular.
+func membersFor(l *Locator, project *store.Project) []ident.UCloudUser {
+	if l.Entity != EntityMemberFiles {
+		return []ident.UCloudUser{""}
+	}
+	if project == nil {
+		return nil
+	}
+	var out []ident.UCloudUser
+	for _, m := range project.Document.Status.Members {
+		out = append(out, m.Username)
+	}
+	return out
+}
+
+// locateFor evaluates one locator for an owner, or for a member of that project.
+func (p *Planner) locateFor(ctx context.Context, owner ident.Owner, member ident.UCloudUser, c Category, l *Locator, vars Vars) (located, error) {
+	vars = maps.Clone(vars)
+	if member != "" {
+		if err := memberVariables(ctx, p.o.Accounts, member, vars); err != nil {
+			return located{}, err
+		}
+	}
+	one, err := locate(ctx, p.o.Provider, owner, c, l, vars)
+	one.drive.Member = member
+	return one, err
 }
 
 // advance brings one drive as far as possible. Each step is stored before the next begins.
@@ -165,8 +196,11 @@ func (p *Planner) note(ctx context.Context, want store.Drive) (row store.Drive, 
 			// Core must never see an id with another product (contract 05 section C, rule 1).
 			return fmt.Errorf("drive %s belongs to category %s and stays there", have.Path, have.Category)
 		}
-		if unsent(have.State) && (have.Title != want.Title || have.ReadOnly != want.ReadOnly || have.Locator != want.Locator) {
-			row.Title, row.ReadOnly, row.Locator = want.Title, want.ReadOnly, want.Locator
+		if have.Member != want.Member && !unsent(have.State) {
+			return fmt.Errorf("drive %s is registered for %q and cannot become that of %q", have.Path, have.Member, want.Member)
+		}
+		if unsent(have.State) && (have.Member != want.Member || have.Title != want.Title || have.ReadOnly != want.ReadOnly || have.Locator != want.Locator) {
+			row.Title, row.ReadOnly, row.Locator, row.Member = want.Title, want.ReadOnly, want.Locator, want.Member
 			return tx.PutDrive(row)
 		}
 		return nil
@@ -239,12 +273,15 @@ func (p *Planner) gate(tx *store.Tx, d store.Drive) (why string, err error) {
 	if d.Owner.IsProject() {
 		if _, err := tx.Project(d.Owner.Project); errors.Is(err, store.ErrNotFound) {
 			return "Core has not named the project yet", nil
-		} else if err != nil {
+		} else if err != nil || d.Member == "" {
 			return "", err
 		}
-		return "", nil
 	}
-	seen, err := tx.UserSeen(d.Owner.User)
+	user := d.Owner.User
+	if d.Member != "" {
+		user = d.Member
+	}
+	seen, err := tx.UserSeen(user)
 	if err == nil && !seen {
 		why = "Core has not named the user yet"
 	}

@@ -23,8 +23,8 @@ type Entity string
 const (
 	EntityUser    Entity = "User"
 	EntityProject Entity = "Project"
-	// EntityMemberFiles is one directory per member inside a project's drive. Such locators are accepted and yield
-	// nothing yet.
+	// EntityMemberFiles is a directory of each member of a project who is connected, for that member alone. Its drive
+	// belongs to the project and takes from the project's allocation.
 	EntityMemberFiles Entity = "MemberFiles"
 	// EntityAny serves every owner for whom all variables are known; only where nothing is managed.
 	EntityAny Entity = ""
@@ -34,7 +34,7 @@ func (e Entity) serves(o ident.Owner) bool {
 	switch e {
 	case EntityUser:
 		return !o.IsProject()
-	case EntityProject:
+	case EntityProject, EntityMemberFiles:
 		return o.IsProject()
 	case EntityAny:
 		return true
@@ -281,6 +281,13 @@ func variables(ctx context.Context, a Accounts, owner ident.Owner, project *stor
 		v[VarLocalGroupName], v[VarGID] = g.Name, strconv.FormatUint(uint64(g.GID), 10)
 	}
 	return v, nil
+}
+
+// memberVariables adds what is known about a member of a project.
+func memberVariables(ctx context.Context, a Accounts, member ident.UCloudUser, v Vars) error {
+	own, err := variables(ctx, a, ident.Owner{User: member}, nil)
+	maps.Copy(v, own)
+	return err
 }
 
 // checkCategories finds mistakes of the caller.

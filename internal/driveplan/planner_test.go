@@ -337,7 +337,7 @@ func TestOptions(t *testing.T) {
 	if err := checkCategories([]Category{{Name: "c", Locators: []Locator{good, good}}}); err == nil {
 		t.Error("two locators by one name")
 	}
-	if !slices.Contains([]bool{EntityAny.serves(karin)}, true) || EntityMemberFiles.serves(karin) || EntityProject.serves(karin) || EntityUser.serves(sandbox) {
+	if !slices.Contains([]bool{EntityAny.serves(karin)}, true) || EntityMemberFiles.serves(karin) || !EntityMemberFiles.serves(sandbox) || EntityProject.serves(karin) || EntityUser.serves(sandbox) {
 		t.Error("entities")
 	}
 }

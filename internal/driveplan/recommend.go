@@ -44,6 +44,11 @@ func (p *Planner) Recommend(ctx context.Context, d store.Drive) (Recommendation,
 	if err != nil {
 		return Recommendation{}, err
 	}
+	if d.Member != "" {
+		if err := memberVariables(ctx, p.o.Accounts, d.Member, vars); err != nil {
+			return Recommendation{}, err
+		}
+	}
 	vars[VarLocatorName], vars[VarCategoryName], vars[VarProviderID] = l.Name, d.Category, p.o.Provider
 	r := Recommendation{Mode: l.Mode, Vars: vars}
 	r.Owner, r.Group, err = l.ownership(vars)

@@ -110,16 +110,19 @@ func (p *Planner) deliver(ctx context.Context, e store.OutboxEntry) (outbox.Resu
 }
 
 // item is the registration as Core wants it: labels null, the product from the one constant, a project's drive without
-// a creator and open to all its members (rules 1, 2 and 5).
+// a creator and open to all its members (rules 1, 2 and 5), that of one member created by and open to that member.
 func (p *Planner) item(d store.Drive) providerapi.RegisterDrive {
 	ref, _ := p.o.Products.Reference(d.Category) // the gate has made sure
 	item := providerapi.RegisterDrive{
 		Spec:                providerapi.DriveSpecification{Title: d.Title, Product: ref},
 		ProviderGeneratedID: d.ProviderGeneratedID,
 	}
-	if d.Owner.IsProject() {
+	switch {
+	case d.Member != "":
+		item.Project, item.CreatedBy = &d.Owner.Project, &d.Member
+	case d.Owner.IsProject():
 		item.Project, item.ProjectAllRead, item.ProjectAllWrite = &d.Owner.Project, true, !d.ReadOnly
-	} else {
+	default:
 		item.CreatedBy = &d.Owner.User
 	}
 	return item
@@ -146,7 +149,7 @@ func (p *Planner) conflict(ctx context.Context, d store.Drive, kept func(error) 
 // adopt takes over a drive that Core knows under our id, if it is what we mean.
 func (p *Planner) adopt(d store.Drive, found providerapi.Drive) (outbox.Result, error) {
 	ref := found.Specification.Product
-	if owner := found.Owner.Workspace(); owner != d.Owner || ref.Category != d.Category || ref.ID != d.Product {
+	if owner := found.Owner.Workspace(); owner != d.Owner || (d.Member != "" && found.Owner.CreatedBy != d.Member) || ref.Category != d.Category || ref.ID != d.Product {
 		err := fmt.Errorf("core has drive %s under this id, of %s in %s/%s", found.ID, owner.Reference(), ref.Category, ref.ID)
 		p.log.Error("a drive is known to Core as another", "drive", d.Path, "owner", d.Owner.Reference(), "error", err)
 		return outbox.Result{Complete: func(tx *store.Tx) error {

@@ -67,7 +67,8 @@ func (c *fakeCore) RegisterDrive(ctx context.Context, d providerapi.RegisterDriv
 	if d.Project != nil && !c.projects[*d.Project] {
 		c.t.Errorf("ends Core: unknown project %q", *d.Project)
 	}
-	if (d.Project == nil) == (d.CreatedBy == nil) || d.ProjectAllRead != (d.Project != nil) || (d.ProjectAllWrite && d.Project == nil) {
+	// A user's drive, a project's, or that of one member of a project, which the others must not reach.
+	if (d.Project == nil && d.CreatedBy == nil) || d.ProjectAllRead != (d.Project != nil && d.CreatedBy == nil) || (d.ProjectAllWrite && !d.ProjectAllRead) {
 		c.t.Errorf("owner of %q: %+v", id, d)
 	}
 	if d.Spec.Labels != nil {

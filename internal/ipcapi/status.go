@@ -149,6 +149,7 @@ type DriveInfo struct {
 	ID        ident.DriveID    `json:"id,omitempty"`
 	User      ident.UCloudUser `json:"ucloudName,omitempty"` // exactly one of User and Project is set
 	Project   ident.ProjectID  `json:"project,omitempty"`
+	Member    ident.UCloudUser `json:"member,omitempty"` // of the project, whose drive it is alone
 	Title     string           `json:"title"`
 	Category  string           `json:"category"`
 	Product   string           `json:"product"`
@@ -158,6 +159,11 @@ type DriveInfo struct {
 	State     string           `json:"state"`
 	LastError string           `json:"lastError,omitempty"`
 	UpdatedAt time.Time        `json:"updatedAt"`
+	// In lists only: what the drive holds; null if it was never measured.
+	UsedBytes  *int64     `json:"usedBytes"`
+	MeasuredAt *time.Time `json:"measuredAt"`
+	Method     string     `json:"method,omitempty"`     // of measuring
+	UsageError string     `json:"usageError,omitempty"` // why the last measurement failed or is incomplete
 }
 
 // DrivePage is a part of a list of drives.

@@ -109,8 +109,22 @@ func (s *Service) driveList(ctx context.Context, _ *ipc.Request, _ ipcapi.Empty,
 	err := s.o.Store.View(ctx, func(tx *store.Tx) error {
 		ds, err := tx.Drives()
 		infos = make([]ipcapi.DriveInfo, len(ds))
+		if err != nil {
+			return err
+		}
+		usages, err := tx.DriveUsages()
+		measured := make(map[string]store.DriveUsage, len(usages))
+		for _, u := range usages {
+			measured[u.ProviderGeneratedID] = u
+		}
 		for i, d := range ds {
 			infos[i] = driveInfo(d)
+			if u, ok := measured[d.ProviderGeneratedID]; ok {
+				infos[i].Method, infos[i].UsageError = u.Method, u.LastError
+				if !u.MeasuredAt.IsZero() {
+					infos[i].UsedBytes, infos[i].MeasuredAt = &u.Bytes, &u.MeasuredAt
+				}
+			}
 		}
 		return err
 	})
@@ -122,7 +136,7 @@ func (s *Service) driveList(ctx context.Context, _ *ipc.Request, _ ipcapi.Empty,
 
 func driveInfo(d store.Drive) ipcapi.DriveInfo {
 	return ipcapi.DriveInfo{
-		Key: d.ProviderGeneratedID, ID: d.ID, User: d.Owner.User, Project: d.Owner.Project, Title: d.Title,
+		Key: d.ProviderGeneratedID, ID: d.ID, User: d.Owner.User, Project: d.Owner.Project, Member: d.Member, Title: d.Title,
 		Category: d.Category, Product: d.Product, Locator: d.Locator, Path: d.Path, ReadOnly: d.ReadOnly,
 		State: string(d.State), LastError: d.LastError, UpdatedAt: d.UpdatedAt,
 	}

@@ -22,9 +22,20 @@ const nameTimeout = 2 * time.Second
 
 // userActive is told that a user's mapping has become active: drives that needed the local name can be made now, and
 // Core is asked for everything about the user, which the stream may have dropped before.
-func (s *server) userActive(_ context.Context, user ident.UCloudUser) {
+func (s *server) userActive(ctx context.Context, user ident.UCloudUser) {
 	s.events.ReplayUsers()
-	s.ownersChanged(ident.Owner{User: user})
+	owners := []ident.Owner{{User: user}}
+	if err := s.store.View(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		owners = owners[:1]
+		projects, err := tx.ProjectsOf(user)
+		for _, p := range projects { // which may give each member a drive
+			owners = append(owners, ident.Owner{Project: p.ID})
+		}
+		return err
+	}); err != nil {
+		s.log.Error("the projects of a new user cannot be read; their drives are looked at later", "user", user, "error", err)
+	}
+	s.ownersChanged(owners...)
 }
 
 // userInactive is told that a user's mapping has ended. The call that caused it must be answered quickly, so the

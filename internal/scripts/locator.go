@@ -87,7 +87,14 @@ const (
 	varProject  = "ucloudProjectId"
 )
 
-func locationName(vars map[string]string) string { return vars[varCategory] + "/" + vars[varLocator] }
+// locationName is unique for each drive of an owner: a project may have one for each member.
+func locationName(vars map[string]string) string {
+	name := vars[varCategory] + "/" + vars[varLocator]
+	if vars[varProject] != "" && vars[varUser] != "" {
+		name += "/" + vars[varUser]
+	}
+	return name
+}
 
 func ownerOf(vars map[string]string) ident.Owner {
 	if p := vars[varProject]; p != "" {

@@ -26,6 +26,7 @@ type Drive struct {
 	ProviderGeneratedID string        // chosen by us, unique over all resources of the provider
 	ID                  ident.DriveID // Core's, empty until registered
 	Owner               ident.Owner
+	Member              ident.UCloudUser // the member of the project whose drive this is alone; empty: everybody's
 	Category            string
 	Product             string
 	Locator             string
@@ -37,12 +38,12 @@ type Drive struct {
 	UpdatedAt           time.Time
 }
 
-const driveColumns = `pgid, drive_id, owner_user, owner_project, category, product, locator, title, path, read_only, state, last_error, updated_at`
+const driveColumns = `pgid, drive_id, owner_user, owner_project, category, product, locator, title, path, read_only, state, last_error, updated_at, member`
 
 func scanDrive(s scanner) (d Drive, err error) {
 	var readOnly, updated int64
 	err = s.Scan(&d.ProviderGeneratedID, &d.ID, &d.Owner.User, &d.Owner.Project, &d.Category, &d.Product, &d.Locator,
-		&d.Title, &d.Path, &readOnly, &d.State, &d.LastError, &updated)
+		&d.Title, &d.Path, &readOnly, &d.State, &d.LastError, &updated, &d.Member)
 	d.ReadOnly, d.UpdatedAt = readOnly != 0, fromMS(updated)
 	return d, err
 }
@@ -57,13 +58,14 @@ func (tx *Tx) PutDrive(d Drive) error {
 		return fmt.Errorf("store drive: %w", errOwner)
 	}
 	_, err := tx.exec("store drive",
-		`INSERT INTO drives (`+driveColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		`INSERT INTO drives (`+driveColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		 ON CONFLICT (pgid) DO UPDATE SET drive_id = excluded.drive_id, owner_user = excluded.owner_user,
 		 owner_project = excluded.owner_project, category = excluded.category, product = excluded.product,
 		 locator = excluded.locator, title = excluded.title, path = excluded.path, read_only = excluded.read_only,
-		 state = excluded.state, last_error = excluded.last_error, updated_at = excluded.updated_at`,
+		 state = excluded.state, last_error = excluded.last_error, updated_at = excluded.updated_at,
+		 member = excluded.member`,
 		d.ProviderGeneratedID, string(d.ID), string(d.Owner.User), string(d.Owner.Project), d.Category, d.Product, d.Locator,
-		d.Title, d.Path, toBit(d.ReadOnly), string(d.State), prose(d.LastError), toMS(d.UpdatedAt))
+		d.Title, d.Path, toBit(d.ReadOnly), string(d.State), prose(d.LastError), toMS(d.UpdatedAt), string(d.Member))
 	return err
 }
 

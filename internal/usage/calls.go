@@ -94,7 +94,7 @@ func (s *Service) work(ctx context.Context, r *ipc.Request, _ ipcapi.Empty) (job
 		for _, p := range projects {
 			owners = append(owners, ident.Owner{Project: p.ID})
 		}
-		best, state, err := s.candidate(tx, owners, uid)
+		best, state, err := s.candidate(tx, r.Grant.User, owners, uid)
 		if err != nil || best == nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (s *Service) scans() bool {
 }
 
 // candidate is the drive that an instance should scan next; nil: none.
-func (s *Service) candidate(tx *store.Tx, owners []ident.Owner, uid ident.UID) (best *store.Drive, state []byte, err error) {
+func (s *Service) candidate(tx *store.Tx, user ident.UCloudUser, owners []ident.Owner, uid ident.UID) (best *store.Drive, state []byte, err error) {
 	now := time.Now()
 	var waits time.Time
 	for _, owner := range owners {
@@ -136,7 +136,7 @@ func (s *Service) candidate(tx *store.Tx, owners []ident.Owner, uid ident.UID) (
 			c := s.categories[d.Category]
 			_, wanted := s.needScan[d.ProviderGeneratedID]
 			s.mu.Unlock()
-			if !c.Scan || !wanted || !measurable(d.State) {
+			if !c.Scan || !wanted || !measurable(d.State) || (d.Member != "" && d.Member != user) {
 				continue
 			}
 			u, err := tx.DriveUsage(d.ProviderGeneratedID)

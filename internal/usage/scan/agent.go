@@ -19,7 +19,7 @@ type Agent struct {
 
 const (
 	// firstLook lets an instance do first what it was started for.
-	firstLook = time.Minute
+	firstLook = 20 * time.Second
 	// lookAgain is the pause after a failure.
 	lookAgain = 5 * time.Minute
 	// longestLook bounds the pause that the server asks for.

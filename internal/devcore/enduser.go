@@ -36,6 +36,7 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 	mux.HandleFunc("POST /api/providers/integration/connect", c.endUser(c.serveConnect))
 	mux.HandleFunc("POST /api/providers/integration/clearConnection", c.endUser(c.serveDisconnect))
 	mux.HandleFunc("GET /api/files/collections/browse", c.endUser(c.serveUserDrives))
+	c.handleDrives(mux)
 	c.handleFiles(mux)
 	c.handleTasks(mux)
 	// Development only.
@@ -221,7 +222,7 @@ func (c *Core) userViewLocked(d *providerapi.Drive, who ident.UCloudUser) *provi
 	v := *d
 	perms := &providerapi.Permissions{Others: d.Permissions.Others}
 	switch owner := d.Owner.Workspace(); {
-	case !owner.IsProject() && owner.User == who:
+	case d.Owner.CreatedBy == who && (!owner.IsProject() || c.isMemberLocked(owner.Project, who)):
 		perms.Myself = providerapi.List[providerapi.Permission]{providerapi.PermissionAdmin, providerapi.PermissionRead, providerapi.PermissionEdit}
 	case owner.IsProject() && d.Owner.CreatedBy == who && c.isMemberLocked(owner.Project, who):
 		perms.Myself = providerapi.List[providerapi.Permission]{providerapi.PermissionAdmin, providerapi.PermissionRead, providerapi.PermissionEdit}

@@ -88,6 +88,12 @@ export function el(tag, properties = {}, ...children) {
 // nameOf is an element with a file name in it, whatever the name is.
 export const nameOf = (path) => el("bdi", { className: "name" }, shown(baseName(path)));
 
+// put sets a text only when it is another one: what has not changed must stay the same node, for the mouse that is
+// just pressing it and for whoever reads it aloud.
+export function put(e, text) {
+  if (e.textContent !== text) e.textContent = text;
+}
+
 export function icon(id) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("class", "icon");

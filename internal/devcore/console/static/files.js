@@ -90,7 +90,7 @@ function draw(mark = null) {
     const mine = b.dataset.sort === view.sort;
     b.closest("th").setAttribute("aria-sort", mine ? (view.descending ? "descending" : "ascending") : "none");
   }
-  $("toolbar").hidden = !writable();
+  for (const id of ["toolbar", "move", "rename", "delete"]) $(id).hidden = !writable();
   $("empty-trash").hidden = view.path !== trash();
   $("search-form").hidden = !feature("drive.ops.streamingSearch");
   footer();
@@ -162,7 +162,7 @@ function selection() {
   for (const id of ["move", "delete"]) $(id).disabled ||= view.selected.has(trash());
   $("rename").disabled = n !== 1 || view.selected.has(trash());
   $("trash").disabled = n === 0 || bad;
-  $("trash").hidden = !feature("drive.ops.trash");
+  $("trash").hidden = !writable() || !feature("drive.ops.trash");
 }
 
 const chosen = () => [...view.selected];

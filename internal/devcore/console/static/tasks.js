@@ -1,6 +1,6 @@
 // The list of background tasks, as Core streams them.
 
-import { attempt, button, call, el, say, session, shown, socket } from "./api.js";
+import { attempt, button, call, el, put, say, session, shown, socket } from "./api.js";
 
 const list = document.getElementById("tasks");
 const rows = new Map();
@@ -41,37 +41,45 @@ function connect(token) {
   ws.onclose = () => setTimeout(() => { if (session.token === token) connect(token); }, 2000);
 }
 
-function ask(task, requestedState) {
-  return attempt(() => call("POST", "/api/tasks/pauseOrCancel", { id: task.taskId, requestedState }));
+function ask(id, requestedState) {
+  return attempt(() => call("POST", "/api/tasks/pauseOrCancel", { id, requestedState }));
+}
+
+function row(id) {
+  const r = {
+    item: el("li"), name: el("bdi", { className: "name" }), bar: el("progress", { max: 100, "aria-label": "Progress" }),
+    text: el("p", { className: "detail" }), state: "",
+    pause: button("Pause", () => ask(id, "SUSPENDED")),
+    resume: button("Resume", () => ask(id, "RUNNING")),
+    cancel: button("Cancel", () => ask(id, "CANCELLED")),
+    dismiss: button("Dismiss", () => {
+      r.item.remove();
+      empty();
+    }),
+  };
+  const buttons = el("span", { className: "buttons" }, r.pause, r.resume, r.cancel, r.dismiss);
+  r.item.append(el("div", { className: "title" }, r.name, buttons), r.bar, r.text);
+  r.item.dataset.task = id;
+  rows.set(id, r);
+  list.prepend(r.item);
+  return r;
 }
 
 function show(task) {
-  let r = rows.get(task.taskId);
-  if (!r) {
-    r = { item: el("li"), state: "" };
-    rows.set(task.taskId, r);
-    list.prepend(r.item);
-  }
+  const r = rows.get(task.taskId) || row(task.taskId);
   const { state, title, body, progress, progressPercentage: percent } = task.status;
   const active = !final.includes(state), { canPause, canCancel } = task.specification;
-  const bar = el("progress", { max: 100, "aria-label": "Progress" });
-  if (percent !== null && percent >= 0) bar.value = percent;
+  put(r.name, shown(title || "Task " + task.taskId));
+  put(r.text, [words[state] || state, shown(body || ""), shown(progress || "")].filter(Boolean).join(" · "));
+  if (percent !== null && percent >= 0) r.bar.value = percent;
+  else r.bar.removeAttribute("value");
+  r.bar.hidden = !active;
+  r.pause.hidden = !active || !canPause || state === "SUSPENDED";
+  r.resume.hidden = !active || !canPause || state !== "SUSPENDED";
+  r.cancel.hidden = !active || !canCancel;
+  r.dismiss.hidden = active;
   r.item.dataset.state = state;
-  r.item.dataset.task = task.taskId;
   r.item.className = { FAILURE: "failed", SUCCESS: "done" }[state] || "";
-  r.item.replaceChildren(
-    el("div", { className: "title" },
-      el("bdi", { className: "name" }, shown(title || "Task " + task.taskId)),
-      el("span", { className: "buttons" },
-        active && canPause && state !== "SUSPENDED" ? button("Pause", () => ask(task, "SUSPENDED")) : null,
-        active && canPause && state === "SUSPENDED" ? button("Resume", () => ask(task, "RUNNING")) : null,
-        active && canCancel ? button("Cancel", () => ask(task, "CANCELLED")) : null,
-        active ? null : button("Dismiss", () => {
-          r.item.remove();
-          empty();
-        }))),
-    active ? bar : "",
-    el("p", { className: "detail" }, [words[state] || state, shown(body || ""), shown(progress || "")].filter(Boolean).join(" · ")));
   if (!active && r.state && !final.includes(r.state)) onEnd(task);
   r.state = state;
   empty();

@@ -1,7 +1,7 @@
 // The list of uploads.
 
 import { Queue } from "./upload.js";
-import { button, el, nameOf, plural, size } from "./api.js";
+import { button, el, nameOf, plural, put, size } from "./api.js";
 
 const list = document.getElementById("uploads");
 const rows = new Map();
@@ -68,10 +68,9 @@ function draw() {
     if (!rows.has(u)) rows.set(u, row(u));
     const r = rows.get(u), active = u.state === "waiting" || u.state === "running";
     busy ||= active;
-    r.item.className = u.state;
-    r.item.dataset.state = u.state;
-    r.text.textContent = describe(u);
-    r.act.textContent = active ? "Stop" : "Try again";
+    if (r.item.dataset.state !== u.state) r.item.dataset.state = r.item.className = u.state;
+    put(r.text, describe(u));
+    put(r.act, active ? "Stop" : "Try again");
     r.act.hidden = u.state === "done";
     r.drop.hidden = active;
     r.bar.hidden = !active;

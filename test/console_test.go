@@ -1,0 +1,347 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/coder/websocket"
+
+	"ucloud-im/internal/devcore"
+	"ucloud-im/internal/devcore/console"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/testkit"
+)
+
+// uploadPeer stands for a provider: it takes uploads, checks every byte of the protocol that the console's page speaks,
+// and answers as it is told to.
+type uploadPeer struct {
+	t       *testing.T
+	skip    func(path string) bool // of files that it does not want
+	refuse  func() string          // text with which it ends a connection after the first listing, "" for none
+	mu      sync.Mutex
+	listed  map[string]int64 // path -> size, of all connections
+	got     map[string]int64 // path -> bytes
+	chunks  map[string][]int
+	closes  []websocket.StatusCode
+	queries []string // of downloads
+	most    int      // files that were listed and not completed
+	early   bool     // the connection may be closed before the end
+}
+
+type listedFile struct {
+	path string
+	size int64
+}
+
+func (u *uploadPeer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	base, hint := "http://"+r.Host+"/ucloud/rec/", "&usernameHint=cmVjdXNlcg%3D%3D"
+	switch strings.TrimPrefix(r.URL.Path, "/ucloud/rec/") {
+	case "files/collections/retrieveProducts":
+		io.WriteString(w, `{"responses":[{"product":{"id":"s","category":"s","provider":"rec"}}]}`)
+	case "files/browse":
+		io.WriteString(w, `{"items":[{"id":"/4/a.txt","createdAt":1,"status":{"type":"FILE","sizeInBytes":1,"modifiedAt":1}}],"itemsPerPage":250,"next":null}`)
+	case "files/upload":
+		var req struct {
+			Items []struct{ ID, Type, ConflictPolicy string }
+		}
+		if err := json.Unmarshal(body, &req); err != nil || len(req.Items) != 1 || req.Items[0].ConflictPolicy != "RENAME" {
+			u.t.Errorf("upload request %s: %v", body, err)
+		}
+		fmt.Fprintf(w, `{"responses":[{"endpoint":%q,"protocol":"WEBSOCKET_V2","token":"t"}]}`,
+			"ws"+strings.TrimPrefix(base, "http")+"upload?token=t"+hint)
+	case "upload":
+		u.upload(w, r)
+	case "files/download":
+		fmt.Fprintf(w, `{"responses":[{"endpoint":%q}]}`, base+"download?token=t"+hint)
+	case "download":
+		u.mu.Lock()
+		u.queries = append(u.queries, r.URL.RawQuery)
+		u.mu.Unlock()
+		w.Header().Set("Content-Disposition", `attachment; filename="a.txt"`)
+		io.WriteString(w, "x")
+	default:
+		io.WriteString(w, "{}")
+	}
+}
+
+func (u *uploadPeer) upload(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	if err != nil {
+		u.t.Error(err)
+		return
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(32 << 20)
+	var (
+		files           = map[uint32]listedFile{}
+		left            = map[uint32]int64{}
+		listed, settled int
+		refused         bool
+	)
+	answer := func(frame []byte) {
+		if err := conn.Write(r.Context(), websocket.MessageBinary, frame); err != nil {
+			u.t.Errorf("answer: %v", err)
+		}
+	}
+	for {
+		kind, data, err := conn.Read(r.Context())
+		if err != nil {
+			u.mu.Lock()
+			u.closes = append(u.closes, websocket.CloseStatus(err))
+			u.mu.Unlock()
+			if settled != listed && !refused && !u.early && websocket.CloseStatus(err) == websocket.StatusNormalClosure {
+				u.t.Errorf("closed after %d of %d files", settled, listed)
+			}
+			return
+		}
+		if kind != websocket.MessageBinary || len(data) == 0 {
+			u.t.Errorf("message of kind %v with %d bytes", kind, len(data))
+			return
+		}
+		var out []byte
+		switch op := data[0]; op {
+		case 4:
+			if len(data) > 65536 {
+				u.t.Errorf("a LISTING of %d bytes", len(data))
+			}
+			for rest := data[1:]; len(rest) > 0; {
+				id, size := binary.BigEndian.Uint32(rest), int64(binary.BigEndian.Uint64(rest[4:]))
+				n := int(binary.BigEndian.Uint32(rest[20:]))
+				path := string(rest[24 : 24+n])
+				rest = rest[24+n:]
+				if _, ok := files[id]; ok {
+					u.t.Errorf("the id %d is used twice", id)
+				}
+				files[id] = listedFile{path, size}
+				listed++
+				if u.skip != nil && u.skip(path) {
+					out = binary.BigEndian.AppendUint32(append(out, 3), id)
+					settled++
+					continue
+				}
+				left[id] = size
+				out = binary.BigEndian.AppendUint32(append(out, 0), id)
+			}
+			u.mu.Lock()
+			u.most = max(u.most, listed-settled)
+			u.mu.Unlock()
+			if u.refuse != nil {
+				if why := u.refuse(); why != "" {
+					refused = true
+					conn.Close(websocket.StatusInternalError, why)
+					continue
+				}
+			}
+		case 2:
+			id := binary.BigEndian.Uint32(data[1:])
+			f, ok := files[id]
+			if _, open := left[id]; !ok || !open {
+				u.t.Errorf("a chunk of %d bytes for the id %d, which was not asked for", len(data)-5, id)
+				continue
+			}
+			n := int64(len(data) - 5)
+			if n > 16_000_000 || n > left[id] {
+				u.t.Errorf("a chunk of %d bytes, %d are missing of %s", n, left[id], f.path)
+			}
+			u.mu.Lock()
+			u.chunks[f.path] = append(u.chunks[f.path], int(n))
+			u.got[f.path] += n
+			u.listed[f.path] = f.size
+			u.mu.Unlock()
+			if left[id] -= n; left[id] == 0 {
+				delete(left, id)
+				settled++
+			}
+		default:
+			u.t.Errorf("opcode %d from a browser", op)
+			return
+		}
+		if settled > 0 {
+			out = binary.BigEndian.AppendUint32(append(out, 5), uint32(settled))
+		}
+		if len(out) > 0 {
+			answer(out)
+		}
+	}
+}
+
+// peerPage is the console in a browser beside an uploadPeer.
+func peerPage(t *testing.T) (*page, *uploadPeer) {
+	t.Helper()
+	testkit.Require(t, testkit.Component("chromium"))
+	u := &uploadPeer{t: t, listed: map[string]int64{}, got: map[string]int64{}, chunks: map[string][]int{}}
+	provider := httptest.NewServer(u)
+	t.Cleanup(provider.Close)
+	core, err := devcore.New(devcore.Options{Provider: "rec", ProviderURL: provider.URL, ConsoleKey: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(core.Handler(console.Files()))
+	t.Cleanup(server.Close)
+	core.AddUser("recuser")
+	control := func(path, body string) {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodPost, server.URL+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+core.ProviderToken())
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %d", path, res.StatusCode)
+		}
+	}
+	control("/api/products/v2", `{"items":[{"type":"storage","category":{"name":"s","provider":"rec","productType":"STORAGE","accountingUnit":{"name":"GB","namePlural":"GB","floatingPoint":false,"displayFrequencySuffix":false},"accountingFrequency":"ONCE"},"name":"s","description":"","productType":"STORAGE","price":1}]}`)
+	control("/api/files/collections/control/register", `{"items":[{"spec":{"title":"Home","product":{"id":"s","category":"s","provider":"rec"}},"providerGeneratedId":"x","createdBy":"recuser","project":null,"projectAllRead":false,"projectAllWrite":false}]}`)
+	if err := core.Allocate(ident.Owner{User: "recuser"}, "s", 10); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { core.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	w := &world{t: t, core: core, coreURL: server.URL, gateURL: provider.URL}
+	p := openBrowser(t, w)
+	p.openDrive()
+	return p, u
+}
+
+// folder makes a folder of files with the given sizes.
+func folder(t *testing.T, name string, sizes map[string]int64) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), name)
+	for path, size := range sizes {
+		full := filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(full, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(full, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func (p *page) uploadState(want string) {
+	p.t.Helper()
+	if !settles(func() bool {
+		return eval[string](p, `[...document.querySelectorAll("#uploads li")].map((l) => l.dataset.state).join(" ")`) == want
+	}) {
+		p.shot("failed")
+		p.t.Fatalf("the uploads are not %s: %s", want, p.text("#uploads"))
+	}
+}
+
+// TestConsoleListing: batches of 5,000, frames of at most 64 KiB, every file sent once, skipped ones not at all, and the
+// socket closed without a word when the count has caught up.
+func TestConsoleListing(t *testing.T) {
+	p, u := peerPage(t)
+	u.skip = func(path string) bool { return strings.HasPrefix(path, "have/") }
+	sizes := map[string]int64{}
+	for i := range 11_000 {
+		sizes[fmt.Sprintf("dir %d/a file with a name of some length, number %d", i%20, i)] = int64(i % 3)
+	}
+	for i := range 500 {
+		sizes[fmt.Sprintf("have/%d", i)] = 10
+	}
+	p.do("choose a folder", chromedp.SetUploadFiles("#upload-folder", []string{folder(t, "many", sizes)}))
+	p.uploadState("done")
+	if text := p.text("#uploads"); !strings.Contains(text, "11,500 files") || !strings.Contains(text, "500 files not taken") {
+		t.Errorf("the console says %q", text)
+	}
+	p.shot("listing")
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.got) != 11_000 || u.most > 5000 {
+		t.Errorf("%d files, at most %d listed ahead", len(u.got), u.most)
+	}
+	for path, n := range u.got {
+		if n != sizes[path] || u.listed[path] != sizes[path] || len(u.chunks[path]) != 1 {
+			t.Fatalf("%s: %d bytes of %d in %v", path, n, sizes[path], u.chunks[path])
+		}
+	}
+	if len(u.closes) != 1 || u.closes[0] != websocket.StatusNormalClosure {
+		t.Errorf("closed with %v", u.closes)
+	}
+}
+
+// TestConsoleChunks: large files go in pieces of 16,000,000 bytes, a single file has an empty path, and the link of a
+// download gets the user's name as it is.
+func TestConsoleChunks(t *testing.T) {
+	p, u := peerPage(t)
+	big := folder(t, "big", map[string]int64{"big.bin": 100_000_001})
+	p.do("choose a file", chromedp.SetUploadFiles("#upload-files", []string{filepath.Join(big, "big.bin")}))
+	p.uploadState("done")
+	u.mu.Lock()
+	if got := fmt.Sprint(u.chunks[""]); got != "[16000000 16000000 16000000 16000000 16000000 16000000 4000001]" {
+		t.Errorf("chunks %s", got)
+	}
+	u.mu.Unlock()
+	p.open("/4/a.txt")
+	if !settles(func() bool { u.mu.Lock(); defer u.mu.Unlock(); return len(u.queries) > 0 }) {
+		t.Fatal("no download")
+	}
+	if u.queries[0] != "token=t&usernameHint=cmVjdXNlcg%3D%3D&usernameHint=cmVjdXNlcg==" {
+		t.Errorf("the link has %s", u.queries[0])
+	}
+}
+
+// TestConsoleFailure: what the provider says when it closes the connection is shown, and another try sends everything.
+func TestConsoleFailure(t *testing.T) {
+	p, u := peerPage(t)
+	why := "big.bin: disk quota exceeded"
+	u.refuse = func() string { w := why; why = ""; return w }
+	p.do("choose a folder", chromedp.SetUploadFiles("#upload-folder", []string{folder(t, "data", map[string]int64{"a": 1, "b": 2, "c": 3})}))
+	p.uploadState("failed")
+	if text := p.text("#uploads"); !strings.Contains(text, "big.bin: disk quota exceeded") || !strings.Contains(text, "0 of 3 files") {
+		t.Errorf("the console says %q", text)
+	}
+	p.shot("failure")
+	p.do("try again", chromedp.Click("#uploads button:not([hidden])"))
+	p.uploadState("done")
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.got) != 3 {
+		t.Errorf("sent %v", u.got)
+	}
+}
+
+// TestConsoleStop: a stopped upload closes its socket at once, without CLOSE.
+func TestConsoleStop(t *testing.T) {
+	p, u := peerPage(t)
+	hold := make(chan struct{})
+	u.refuse = func() string { <-hold; return "" } // no answer to the listing
+	u.early = true
+	p.do("choose a file", chromedp.SetUploadFiles("#upload-files", []string{filepath.Join(folder(t, "one", map[string]int64{"x": 5}), "x")}))
+	p.uploadState("running")
+	p.do("stop", chromedp.Click("#uploads button:not([hidden])"))
+	p.uploadState("stopped")
+	close(hold)
+	if !settles(func() bool { u.mu.Lock(); defer u.mu.Unlock(); return len(u.closes) == 1 }) || u.closes[0] != websocket.StatusNormalClosure {
+		t.Errorf("closed with %v", u.closes)
+	}
+}

@@ -140,6 +140,24 @@ func (d *demoRun) story(ucloudName, localName string) {
 	}
 }
 
+// toured waits for the tour, and demands that each of its steps succeeded.
+func (d *demoRun) toured() {
+	d.t.Helper()
+	testkit.Eventually(d.t, "the tour", func() bool {
+		out := d.out.String()
+		return strings.Contains(out, "stays for you to look at") || strings.Contains(out, "ended early")
+	})
+	out := d.out.String()
+	for _, want := range []string{
+		"upload    201 files", "download  big.bin, 32 MiB, and it is the same", "zip       the folder as an archive of 201 files",
+		"copy      a task", "201 files copied", "search    “report” below the folder: 4 results", "trash     the copy", "stays for you to look at",
+	} {
+		if !strings.Contains(out, want) {
+			d.t.Fatalf("the tour does not say %q:\n%s", want, out)
+		}
+	}
+}
+
 // end presses Ctrl-C.
 func (d *demoRun) end() {
 	d.t.Helper()
@@ -182,13 +200,18 @@ func TestDemoAsRoot(t *testing.T) {
 	if out, err := exec.Command(filepath.Join(dir, "ucloud-dev"), "demo-clean").CombinedOutput(); err != nil {
 		t.Fatalf("demo-clean: %v %s", err, out)
 	}
-	for _, name := range []string{"ucloud-demo", "demo-ada", "demo-grace"} {
+	for _, name := range []string{"ucloud-demo", "demo-ada", "demo-grace", "demo-mary"} {
 		if _, err := user.Lookup(name); err == nil {
 			t.Fatalf("the account %s exists and was not made by a demo", name)
 		}
 	}
 	d := startDemo(t, dir, nil)
 	defer exec.Command(filepath.Join(dir, "ucloud-dev"), "demo-clean").Run()
+	d.toured()
+	info, err := os.Stat("/home/demo-mary/tour/notes/3/note 13.txt")
+	if mary, lookup := user.Lookup("demo-mary"); err != nil || lookup != nil || fmt.Sprint(info.Sys().(*syscall.Stat_t).Uid) != mary.Uid {
+		t.Errorf("what the tour has left: %v, %v", info, err)
+	}
 	d.story("Ada#1815", "demo-ada")
 	d.story("Grace#1906", "demo-grace")
 	d.end()
@@ -199,7 +222,7 @@ func TestDemoAsRoot(t *testing.T) {
 	if err != nil {
 		t.Errorf("demo-clean: %v %s", err, out)
 	}
-	for _, name := range []string{"ucloud-demo", "demo-ada", "demo-grace"} {
+	for _, name := range []string{"ucloud-demo", "demo-ada", "demo-grace", "demo-mary"} {
 		if _, err := user.Lookup(name); err == nil {
 			t.Errorf("the account %s is still there", name)
 		}
@@ -222,6 +245,10 @@ func TestDemoAsUser(t *testing.T) {
 		t.Errorf("it does not say what is different:\n%s", d.out.String())
 	}
 	d.story("Ada#1815", u.Name)
+	d.toured() // begins once the one user there is has connected
+	if left, err := os.ReadDir(u.Home); err != nil || len(left) != 1 {
+		t.Errorf("the tour of an ordinary user is to stay out of the home directory: %v, %v", left, err)
+	}
 	d.end()
 	clean := exec.Command(filepath.Join(dir, "ucloud-dev"), "demo-clean")
 	clean.SysProcAttr = &syscall.SysProcAttr{Credential: u.Credential(site.GID)}

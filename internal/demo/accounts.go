@@ -94,7 +94,7 @@ func (l *layout) createAccounts(say func(format string, args ...any)) error {
 	if err := account(ServiceAccount, "--system", "--user-group", "--no-create-home", "--home-dir", l.state, "--shell", "/usr/sbin/nologin"); err != nil {
 		return err
 	}
-	for _, p := range l.people {
+	for _, p := range append(slices.Clone(l.people), l.tourist) {
 		if err := account(p.local, "--create-home", "--user-group", "--shell", "/bin/bash", "--groups", UsersGroup+","+projectGroup); err != nil {
 			return err
 		}

@@ -1,10 +1,13 @@
 // Package demo runs everything on one machine: a simulated Core with its console, a gateway, a server, and instances of
 // real accounts. It is the main function of ucloud-dev and never shipped.
 //
-// As root it makes a service account, a group and two users, installs the programs in directories that only root can
+// At the start it makes a tour of what can be done with files, by the calls that a person makes in the console, and
+// prints what it did.
+//
+// As root it makes a service account, a group and three users, installs the programs in directories that only root can
 // write, and adds one sudo rule; what it made is written down so that [Clean] removes that and nothing else. As an
 // ordinary user it runs everything as that user: the server starts instances directly, without sudo, for the one
-// account there is.
+// account there is; the tour waits until that one has connected.
 package demo
 
 import (
@@ -48,6 +51,7 @@ type layout struct {
 	uid, gid                                           int // of the service
 	service                                            string
 	people                                             []person
+	tourist                                            person // for whom the demo itself acts; one of people unless root
 	home                                               string // pattern of home drives
 	userGroup                                          string
 }
@@ -59,8 +63,8 @@ func plan() (layout, error) {
 			root: true, base: "/var/lib/ucloud-demo", config: "/var/lib/ucloud-demo/config", state: "/var/lib/ucloud-demo/state",
 			logs: "/var/lib/ucloud-demo/log", run: "/run/ucloud-demo", programs: "/usr/libexec/ucloud-demo",
 			projects: "/var/lib/ucloud-demo-projects", service: ServiceAccount, userGroup: UsersGroup,
-			people: []person{{"Ada#1815", "demo-ada"}, {"Grace#1906", "demo-grace"}},
-			home:   "/home/#{localUsername}",
+			people: []person{{"Ada#1815", "demo-ada"}, {"Grace#1906", "demo-grace"}}, tourist: person{"Mary#1834", "demo-mary"},
+			home: "/home/#{localUsername}",
 		}, nil
 	}
 	me, err := user.Current()
@@ -76,6 +80,7 @@ func plan() (layout, error) {
 		logs: filepath.Join(base, "log"), run: filepath.Join(base, "run"), projects: filepath.Join(base, "projects"),
 		service: me.Username, uid: uid, gid: gid, people: []person{{"Ada#1815", me.Username}}, home: me.HomeDir,
 	}
+	l.tourist = l.people[0]
 	if filepath.Base(me.HomeDir) == me.Username {
 		l.home = filepath.Join(filepath.Dir(me.HomeDir), "#{localUsername}")
 	}

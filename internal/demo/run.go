@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -124,6 +125,17 @@ func (l *layout) serve(ctx context.Context, o Options, core *devcore.Core, key s
 	if err := l.prepare(ctx, core, srv, gw); err != nil {
 		return err
 	}
+	if l.root {
+		if err := l.guide(ctx, o, core, say); err != nil {
+			say("%v", err)
+		}
+	} else {
+		wg.Go(func() {
+			if err := l.guide(ctx, o, core, say); err != nil {
+				say("%v", err)
+			}
+		})
+	}
 	l.explain(o, key, say)
 	select {
 	case <-ctx.Done():
@@ -158,8 +170,11 @@ func (l *layout) waitSocket(ctx context.Context, server *process) error {
 
 // prepare gives the users allocations once the provider has declared its products.
 func (l *layout) prepare(ctx context.Context, core *devcore.Core, parts ...*process) error {
-	names := make([]ident.UCloudUser, 0, len(l.people))
-	for _, p := range l.people {
+	names := make([]ident.UCloudUser, 0, len(l.people)+1)
+	for _, p := range append(slices.Clone(l.people), l.tourist) {
+		if slices.Contains(names, ident.UCloudUser(p.ucloud)) {
+			continue
+		}
 		core.AddUser(ident.UCloudUser(p.ucloud))
 		names = append(names, ident.UCloudUser(p.ucloud))
 	}
@@ -201,7 +216,8 @@ func (l *layout) explain(o Options, key string, say func(string, ...any)) {
 	if l.root {
 		say("     or as the user: su - %s -c '%s --socket %s connect TICKET'", l.people[0].local, ucloud, l.socket())
 	}
-	say("  4. Browse the home directory in the console, create a folder, and look at it with ls -l.")
+	say("  4. In the console, open the drive Home and upload, download, copy, move, search and trash files;")
+	say("     look at the result with ls -l in the home directory.")
 	say("")
 	say("See also: %s --socket %s status | users list | instances list", ucloud, l.socket())
 	say("Configuration: %s   Logs: %s", l.config, l.logs)

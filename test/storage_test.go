@@ -127,11 +127,16 @@ func (d *desk) one(rel string) any {
 // remove is the permanent deletion.
 func (d *desk) remove(rel string, want int) {
 	d.t.Helper()
-	d.call(http.MethodDelete, "/files", items[map[string]any]{[]map[string]any{{
+	d.call(http.MethodDelete, "/files", d.removal(rel), want, nil)
+}
+
+// removal is a file as Core sends it for its deletion.
+func (d *desk) removal(rel string) any {
+	return items[map[string]any]{[]map[string]any{{
 		"id": d.id(rel), "createdAt": 0, "owner": d.drive.Owner, "permissions": d.drive.Permissions, "updates": []any{},
 		"status":        map[string]any{"type": "DIRECTORY"},
 		"specification": map[string]any{"collection": d.drive.ID, "product": d.drive.Specification.Product},
-	}}}, want, nil)
+	}}}
 }
 
 func (d *desk) folder(rel string, policy providerapi.ConflictPolicy, want int) {
@@ -351,7 +356,7 @@ func walkTree(t *testing.T, top string, visit func(dir int, name, rel string, st
 }
 
 // hiddenName is the form of the names under which things are made before they get their own.
-var hiddenName = regexp.MustCompile(`^\.(.+\.ucloud-upload|ucloud-link|ucloud-removed|ucloud-[a-z]+)-[0-9a-f]{16}$`)
+var hiddenName = regexp.MustCompile(`(?s)^\.(.+\.ucloud-upload|ucloud-link|ucloud-removed|ucloud-[a-z]+)-[0-9a-f]{16}$`)
 
 // drafts finds what an operation must not leave behind.
 func drafts(t *testing.T, top string) (found []string) {

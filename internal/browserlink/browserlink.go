@@ -43,7 +43,7 @@ var _ Store = Client{}
 // callTimeout bounds a call to the server. Core waits 5 s for the creation of a session.
 const callTimeout = 4 * time.Second
 
-// busyPause is between two attempts of a call that comes too fast for the server. A browser into which many single files
+// busyPause is between two attempts of a call that the server could not take. A browser into which many single files
 // are dropped asks for a session for each of them, and for the user they would be failed uploads.
 const busyPause = 100 * time.Millisecond
 
@@ -59,16 +59,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// invoke makes a call, and again as long as the server is away for a moment or the call comes too fast for it: the
+// links stay valid, so a restart of the server is nothing that a browser should see. All calls may be repeated.
 func invoke[Req, Resp any](ctx context.Context, c Client, call ipc.Call[Req, Resp], req Req) (resp Resp, err error) {
-	server, err := c.Server()
-	if err != nil {
-		return resp, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	for {
-		resp, err = ipc.Invoke(ctx, server, call, req)
-		if !failure.Is(err, failure.TooMany) || !sleep(ctx, busyPause) {
+		var server *ipc.Client
+		if server, err = c.Server(); err == nil {
+			resp, err = ipc.Invoke(ctx, server, call, req)
+		}
+		if !failure.Is(err, failure.TooMany) && !failure.Is(err, failure.Unavailable) || !sleep(ctx, busyPause) {
 			break
 		}
 	}

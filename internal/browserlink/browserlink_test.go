@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -185,12 +186,18 @@ func TestEachItem(t *testing.T) {
 // TestServerIsAway: every call says so in a way that the client may come again.
 func TestServerIsAway(t *testing.T) {
 	t.Parallel()
-	c := Client{Server: func() (*ipc.Client, error) { return nil, failure.New(failure.Unavailable, "away") }}
-	_, err1 := c.Create(t.Context(), ipcapi.PurposeUpload, make([]ipcapi.SessionItem, 1))
-	_, err2 := c.Consume(t.Context(), ipcapi.PurposeUpload, "t")
-	for i, err := range []error{err1, err2, c.Touch(t.Context(), ipcapi.SessionNote{}), c.Close(t.Context(), "", "")} {
-		if !failure.Is(err, failure.Unavailable) {
-			t.Errorf("call %d: %v", i, err)
+	synctest.Test(t, func(t *testing.T) {
+		c := Client{Server: func() (*ipc.Client, error) { return nil, failure.New(failure.Unavailable, "away") }}
+		begun := time.Now()
+		_, err1 := c.Create(t.Context(), ipcapi.PurposeUpload, make([]ipcapi.SessionItem, 1))
+		_, err2 := c.Consume(t.Context(), ipcapi.PurposeUpload, "t")
+		for i, err := range []error{err1, err2, c.Touch(t.Context(), ipcapi.SessionNote{}), c.Close(t.Context(), "", "")} {
+			if !failure.Is(err, failure.Unavailable) {
+				t.Errorf("call %d: %v", i, err)
+			}
 		}
-	}
+		if took := time.Since(begun); took > 4*callTimeout {
+			t.Errorf("four calls took %v", took)
+		}
+	})
 }

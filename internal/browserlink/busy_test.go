@@ -13,7 +13,7 @@ import (
 	"ucloud-im/internal/testkit"
 )
 
-// TestBusy: a call that comes too fast for the server is made again, and others are not.
+// TestBusy: a call that comes too fast for the server, or while it is away, is made again, and others are not.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	srv := ipc.NewServer(ipc.ServerOptions{Authorize: func(context.Context, ipc.Peer) (ipc.Grant, error) {
@@ -42,7 +42,13 @@ func TestBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	c := Client{Server: func() (*ipc.Client, error) { return client, nil }}
+	away := 2
+	c := Client{Server: func() (*ipc.Client, error) {
+		if away--; away >= 0 {
+			return nil, failure.New(failure.Unavailable, "away")
+		}
+		return client, nil
+	}}
 
 	tokens, err := c.Create(t.Context(), ipcapi.PurposeUpload, make([]ipcapi.SessionItem, 1))
 	if err != nil || len(tokens) != 1 || asked.Load() != 3 {

@@ -3,7 +3,10 @@ package files
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +66,35 @@ func writeOrigin(trash *drives.Dir, name string, o origin) error {
 	}
 	return draft.Replace(name)
 }
+
+// notedBy tells whether an entry of the trash was noted there by a time, which is one of the file system's clock. The time
+// of a folder alone does not tell: it changes with its content, of which an interrupted task has removed a part.
+func notedBy(trash *drives.Dir, name string, entry drives.Node, until int64) bool {
+	dir, err := trash.OpenChild(originsName) // never a link
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	note, err := dir.Node(name)
+	if err != nil || note.Kind != drives.NodeRegular || note.Changed.Nano() > until {
+		return false
+	}
+	f, err := dir.OpenFile(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxOrigin))
+	if err != nil {
+		return false
+	}
+	_, inode, _ := strings.Cut(string(data), "\nInode=")
+	n, err := strconv.ParseUint(strings.TrimSpace(inode), 10, 64)
+	return err == nil && n == entry.Ino
+}
+
+// maxOrigin is more than any note has: each of the bytes of a path may take three.
+const maxOrigin = 3*drives.MaxPath + 1024
 
 // dropOrigins removes the notes about what is not in the trash any more, and their folder with the last of them. What
 // cannot be read or removed stays; it is in nobody's way.

@@ -87,7 +87,7 @@ func (s *Service) runEmptyTrash(ctx context.Context, j job) error {
 	defer closeAll()
 	r := &remover{tally: newTally(j, "removed")}
 	err = r.all(ctx, trash, name, func(name string, node drives.Node) bool {
-		return node.Changed.Nano() <= params.Until && name != originsName
+		return name != originsName && (node.Changed.Nano() <= params.Until || node.Kind == drives.NodeDirectory && notedBy(trash, name, node, params.Until))
 	})
 	if err == nil {
 		err = dropOrigins(trash, func() error { return j.Checkpoint(ctx) })

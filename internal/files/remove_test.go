@@ -301,6 +301,25 @@ func TestEmptyTrash(t *testing.T) {
 	}
 }
 
+// TestEmptyTrashAgain takes the work up after a part of a folder is gone, which has changed its time.
+func TestEmptyTrashAgain(t *testing.T) {
+	t.Parallel()
+	base, outside := furnish(t)
+	grow(t, filepath.Join(base, "tree"), outside)
+	s, work := newWorking(t, base)
+	check(t, trashOne(s, base, "tree"))
+	work.keep = true
+	check(t, emptyOne(s, base, "Trash"))
+	time.Sleep(50 * time.Millisecond) // more than a tick of the file system's clock
+	touch(t, filepath.Join(base, "Trash", "tree"), "by somebody else")
+	check(t, trashOne(s, base, "dir"))
+	touch(t, filepath.Join(base, "Trash", "dir"), "later")
+	check(t, work.run(context.Background(), 0))
+	if work.failed != nil || content(base, "Trash/tree") != "" || content(base, "Trash/dir") != "dir" {
+		t.Errorf("the tree is %q, what came later is %q, %v", content(base, "Trash/tree"), content(base, "Trash/dir"), work.failed)
+	}
+}
+
 // TestRemovalSwapRace exchanges folders of the tree for links to the outside while it is removed.
 func TestRemovalSwapRace(t *testing.T) {
 	t.Parallel()

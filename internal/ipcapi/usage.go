@@ -35,7 +35,18 @@ type UsageJob struct {
 	State   []byte `json:"state,omitempty"` // where an earlier measurement was; see package scan
 	Rate    int    `json:"rate,omitempty"`  // entries per second
 	RetryMs int64  `json:"retryMs,omitempty"`
+	// Quota is one of the constants below if the quota of the file system tells what the directory holds, should there
+	// be one: that of its owner, if none of the directories in Others lies on the same file system, or that of the group GID.
+	Quota  string    `json:"quota,omitempty"`
+	Others []string  `json:"others,omitempty"`
+	GID    ident.GID `json:"gid,omitempty"`
 }
+
+// The values of UsageJob.Quota.
+const (
+	QuotaUser  = "user"
+	QuotaGroup = "group"
+)
 
 // MaxScanState bounds UsageProgress.State in bytes.
 const MaxScanState = 256 << 10
@@ -45,6 +56,7 @@ type UsageProgress struct {
 	Drive string `json:"drive"`
 	State []byte `json:"state"`
 	Error string `json:"error,omitempty"`
+	Quota bool   `json:"quota,omitempty"` // the quota of the file system was asked
 }
 
 // UsageVerdict tells whether the measurement is still wanted from this instance.

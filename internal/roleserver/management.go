@@ -121,7 +121,11 @@ func (s *server) planFileSystem(p *storagePlan, name string, fs *config.FileSyst
 	case config.ManagementPosix:
 		measured.Measure, measured.Scan = usage.StatFS{}, true
 	}
+	measured.Roots = map[string][]string{}
 	for locatorName, l := range fs.DriveLocators.All() {
+		for _, root := range l.AllowedRoots {
+			measured.Roots[locatorName] = append(measured.Roots[locatorName], root.String())
+		}
 		if l.Hidden {
 			continue
 		}

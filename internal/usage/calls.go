@@ -102,12 +102,42 @@ func (s *Service) work(ctx context.Context, r *ipc.Request, _ ipcapi.Empty) (job
 		rate := s.categories[best.Category].ScanRate
 		s.mu.Unlock()
 		job = ipcapi.UsageJob{Drive: best.ProviderGeneratedID, Path: best.Path, State: state, Rate: rate}
+		if err := s.byQuota(tx, *best, &job); err != nil {
+			return err
+		}
 		now := time.Now()
 		return tx.PutUsageScan(store.UsageScan{
 			ProviderGeneratedID: best.ProviderGeneratedID, State: state, UID: uid, LeaseUntil: now.Add(lease), UpdatedAt: now,
 		})
 	})
 	return job, err
+}
+
+// byQuota says which quota of the file system would tell what a drive holds: that of the user who has nothing else
+// there, or that of a project's group. A member's drive is a part of both.
+func (s *Service) byQuota(tx *store.Tx, d store.Drive, job *ipcapi.UsageJob) error {
+	if d.Member != "" {
+		return nil
+	}
+	if d.Owner.IsProject() {
+		gid, _, err := tx.ProjectGroup(d.Owner.Project)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		job.Quota, job.GID = ipcapi.QuotaGroup, gid
+		return err
+	}
+	job.Quota = ipcapi.QuotaUser
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, c := range s.categories {
+		for locator, roots := range c.Roots {
+			if name != d.Category || locator != d.Locator {
+				job.Others = append(job.Others, roots...)
+			}
+		}
+	}
+	return nil
 }
 
 // scans tells whether any category is measured by scans.
@@ -143,7 +173,11 @@ func (s *Service) candidate(tx *store.Tx, user ident.UCloudUser, owners []ident.
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return nil, nil, err
 			}
-			if now.Sub(u.MeasuredAt) < c.ScanInterval || (u.Misses > 0 && now.Sub(u.TriedAt) < scanFailed) {
+			pause := c.ScanInterval
+			if u.Method == MethodQuota { // that costs nothing
+				pause = c.Interval
+			}
+			if now.Sub(u.MeasuredAt) < pause || (u.Misses > 0 && now.Sub(u.TriedAt) < scanFailed) {
 				continue
 			}
 			sc, err := tx.UsageScan(d.ProviderGeneratedID)
@@ -190,6 +224,10 @@ func (s *Service) scanned(ctx context.Context, r *ipc.Request, p ipcapi.UsagePro
 		finished = true
 		m := Measurement{Bytes: state.Totals.Bytes, Files: state.Totals.Files, Method: MethodScan}
 		u, err := note(tx, id, m, p.Error == "", errors.New("scan: "+p.Error))
+		if err == nil && p.Error == "" && p.Quota {
+			u.Method = MethodQuota
+			err = tx.PutDriveUsage(u)
+		}
 		if err == nil && p.Error == "" && state.Totals.Unreadable+state.Totals.Lost > 0 {
 			u.LastError = "parts of the drive could not be read by the scan"
 			err = tx.PutDriveUsage(u)

@@ -19,6 +19,7 @@ const (
 	MethodStatFS = "statfs"
 	MethodScript = "script"
 	MethodScan   = "scan"
+	MethodQuota  = "quota"
 )
 
 // Measurement is what a drive holds.

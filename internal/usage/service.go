@@ -35,6 +35,9 @@ type Category struct {
 	Scan         bool
 	ScanInterval time.Duration
 	ScanRate     int
+	// Roots are the directories below which the drives of each locator lie. A user's quota on a file system says nothing
+	// about one drive if there are others on it.
+	Roots map[string][]string
 }
 
 // Options configure a [Service]. Provider, Store and Core are required.

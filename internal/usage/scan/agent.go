@@ -82,6 +82,9 @@ func (a *Agent) turn(ctx context.Context, log *slog.Logger) (pause time.Duration
 
 // measure does one job and hands its end in.
 func (a *Agent) measure(ctx context.Context, job ipcapi.UsageJob) error {
+	if totals, err := ofQuota(job, getQuota); err == nil {
+		return a.handIn(ctx, job, State{Totals: totals, Done: true}, "", true)
+	}
 	state, err := Decode(job.State)
 	if err != nil {
 		state = State{} // of another version, or damaged
@@ -104,6 +107,10 @@ func (a *Agent) measure(ctx context.Context, job ipcapi.UsageJob) error {
 
 // hand tells the server where a measurement is.
 func (a *Agent) hand(ctx context.Context, job ipcapi.UsageJob, s State, problem string) error {
+	return a.handIn(ctx, job, s, problem, false)
+}
+
+func (a *Agent) handIn(ctx context.Context, job ipcapi.UsageJob, s State, problem string, quota bool) error {
 	raw, err := s.Encode()
 	if err != nil {
 		return err
@@ -111,7 +118,7 @@ func (a *Agent) hand(ctx context.Context, job ipcapi.UsageJob, s State, problem 
 	if len(raw) > ipcapi.MaxScanState {
 		return nil // too deep to be saved at this moment; it gets shallower again
 	}
-	verdict, err := call(ctx, a, ipcapi.UsageScanned, ipcapi.UsageProgress{Drive: job.Drive, State: raw, Error: problem})
+	verdict, err := call(ctx, a, ipcapi.UsageScanned, ipcapi.UsageProgress{Drive: job.Drive, State: raw, Error: problem, Quota: quota})
 	if err == nil && !verdict.Continue && !s.Done && problem == "" {
 		return errUnwanted
 	}

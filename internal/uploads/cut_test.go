@@ -306,9 +306,9 @@ func TestCutAnywhere(t *testing.T) {
 			t.Run(protocol.name+" "+end, func(t *testing.T) {
 				t.Parallel()
 				rng := rand.New(rand.NewPCG(uint64(len(protocol.name)), uint64(len(end))))
-				for cuts := 0; cuts < rounds(25, 4) && !t.Failed(); {
+				for cuts := 0; cuts < rounds(25, 2) && !t.Failed(); {
 					u := newCutUpload(t, protocol.kind, protocol.protocol, rng)
-					cuts += u.run(protocol.protocol, protocol.attempt, end == "instance", 5, rng)
+					cuts += u.run(protocol.protocol, protocol.attempt, end == "instance", rounds(5, 2), rng)
 				}
 			})
 		}

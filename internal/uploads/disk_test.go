@@ -30,7 +30,7 @@ func smallDisk(t *testing.T, options string) string {
 // TestFullDisk fills the disk at every stage: the failure is seen, the old file is intact, and nothing is left.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	const size = 1 << 20
+	const size = 1 << 19
 	for _, tc := range []struct {
 		name    string
 		options string

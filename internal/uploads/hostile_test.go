@@ -238,7 +238,7 @@ func TestCompleteAtTheEnd(t *testing.T) {
 func TestHostileMemory(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, t.TempDir(), func(o *Options) {
-		o.MaxListed = 250_000
+		o.MaxListed = 120_000
 		o.Settings.Bytes = 8 << 20
 	})
 	listed := func() int64 {
@@ -252,7 +252,7 @@ func TestHostileMemory(t *testing.T) {
 	msg := []byte{opListing}
 	most := int64(0)
 	id := uint32(0)
-	for range 200 {
+	for range 100 {
 		msg = msg[:1]
 		for range 1000 {
 			msg = binary.BigEndian.AppendUint32(msg, id)
@@ -352,7 +352,7 @@ func TestDataBudget(t *testing.T) {
 		all.Go(func() {
 			var files []*uploadclient.File
 			for i := range 12 {
-				files = append(files, sourceOf(fmt.Sprint("f", i), int64(rounds(3<<20, 3<<18))))
+				files = append(files, sourceOf(fmt.Sprint("f", i), int64(rounds(3<<20, 1<<18))))
 				files = append(files, sourceOf(fmt.Sprint("s", i), smallBytes))
 			}
 			send(t, s, uploadclient.Options{Parallel: 8, Chunk: 1 << 20}, seqOf(files...))
@@ -378,7 +378,7 @@ func TestListingBehindData(t *testing.T) {
 	w := newWorld(t, t.TempDir(), nil)
 	w.narrow.Store(true)
 	c := w.dial(w.session("", folder, rename))
-	const n = 8000
+	const n = 4000
 	var files []listed
 	for i := range n {
 		files = append(files, listed{int32(i), 1, someTime, fmt.Sprintf("d%d/%d", i%7, i)})

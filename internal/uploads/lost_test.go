@@ -85,7 +85,7 @@ func TestAllAreReported(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, smallDisk(t, "size=1m"), func(o *Options) { o.ConnFiles = 1 })
 	c := w.dial(w.session("", folder, rename))
-	c.binary(listing(listed{0, 4 << 20, someTime, "big"}, listed{1, 1 << 20, someTime, "b"}, listed{2, 1 << 20, someTime, "c"}))
+	c.binary(listing(listed{0, 2 << 20, someTime, "big"}, listed{1, 1 << 20, someTime, "b"}, listed{2, 1 << 20, someTime, "c"}))
 	c.expect(num(opOK, 0))
 	for range 4 {
 		c.binary(chunk(0, string(make([]byte, 1<<20))))

@@ -13,7 +13,7 @@ import (
 // TestManySmallFiles: the memory of the process, client and server together, is the same after many files as after a few.
 // BenchmarkManySmallFiles does the same with 100,000.
 func TestManySmallFiles(t *testing.T) { // not in parallel: others would be measured too
-	manySmallFiles(t, rounds(20_000, 3_000))
+	manySmallFiles(t, rounds(10_000, 2_000))
 }
 
 // BenchmarkManySmallFiles uploads 100,000 files in one session.

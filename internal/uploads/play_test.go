@@ -249,7 +249,7 @@ var _ browserlink.Store = disk{}
 // TestKill kills the process at random moments of uploads, and goes on until everything is there.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	kills := rounds(60, 15)
+	kills := rounds(60, 6)
 	dir, state := t.TempDir(), disk{t.TempDir()}
 	folderToken := state.session(t, dir, "/in", folder, rename)
 	sizes := map[string]int64{}
@@ -324,7 +324,7 @@ func TestKill(t *testing.T) {
 func TestKillSingleFile(t *testing.T) {
 	t.Parallel()
 	dir, state := t.TempDir(), disk{t.TempDir()}
-	for round := range rounds(40, 8) {
+	for round := range rounds(40, 4) {
 		name := fmt.Sprint("f", round)
 		write(t, filepath.Join(dir, name), "in the way")
 		token := state.session(t, dir, "/"+name, kindFile, rename)

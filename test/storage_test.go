@@ -175,6 +175,11 @@ func (d *desk) browse(rel string, how listing) (all []providerapi.File) {
 
 func (d *desk) page(rel string, how listing, next *string) (page providerapi.Page[providerapi.File]) {
 	d.t.Helper()
+	d.call(http.MethodPost, "/files/browse", d.browseBody(rel, how, next), http.StatusOK, &page)
+	return page
+}
+
+func (d *desk) browseBody(rel string, how listing, next *string) providerapi.FilesBrowse {
 	yes, no := true, false
 	id := d.id(rel)
 	body := providerapi.FilesBrowse{ResolvedCollection: d.drive, Browse: providerapi.BrowseParams{
@@ -187,8 +192,7 @@ func (d *desk) page(rel string, how listing, next *string) (page providerapi.Pag
 	if how.direction != "" {
 		body.Browse.SortDirection = &how.direction
 	}
-	d.call(http.MethodPost, "/files/browse", body, http.StatusOK, &page)
-	return page
+	return body
 }
 
 type uploadSession struct {

@@ -22,12 +22,12 @@ import (
 // accountEnv makes the test binary do one call as the account it runs under, and print the outcome.
 const accountEnv = "FILES_ACCOUNT_CHILD"
 
-// accountCall is what the child does: list a folder, describe an entry, make a folder, or move something to
-// the trash.
+// accountCall is what the child does: list a folder, describe an entry, make a folder, move something to
+// the trash, or search a folder for "needle".
 type accountCall struct {
-	Base, Browse, Retrieve, Folder, Trash string
-	Replace                               bool // a replacement of the instance can be had
-	Unmanaged                             bool // the provider does not manage accounts; hidden files are not shown
+	Base, Browse, Retrieve, Folder, Trash, Search string
+	Replace                                       bool // a replacement of the instance can be had
+	Unmanaged                                     bool // the provider does not manage accounts; hidden files are not shown
 }
 
 type accountResult struct {
@@ -62,6 +62,16 @@ func accountChild(text string) error {
 		_, err = s.Retrieve(ctx, &providerapi.FilesRetrieve{
 			ResolvedCollection: testDrive(call.Base), Retrieve: providerapi.RetrieveParams{ID: "/5012/" + call.Retrieve},
 		})
+	case call.Search != "":
+		d := testDrive(call.Base)
+		s.KnowDrive(&d)
+		err = s.Search(ctx, searchFor("needle", "/5012/"+call.Search, nil), func(files []providerapi.File) error {
+			for _, f := range files {
+				res.Names = append(res.Names, strings.TrimPrefix(f.ID, "/5012/"))
+			}
+			return nil
+		})
+		slices.Sort(res.Names)
 	case call.Trash != "":
 		err = s.Trash(ctx, []providerapi.FileInDrive{inDrive(call.Base, call.Trash)})
 	default:
@@ -209,5 +219,46 @@ func TestTwoUsersInAProject(t *testing.T) {
 		if res := as(eve, member, call); res.Why != "" || res.Asked != 0 {
 			t.Errorf("with new groups, %+v: %+v", call, res)
 		}
+	}
+}
+
+// TestSearchAsAUser: what a user may not read is left out, without an error.
+func TestSearchAsAUser(t *testing.T) {
+	t.Parallel()
+	site := accounts.New(t, "search")
+	ada, eve := site.User(t), site.User(t)
+	program := testProgram(t, site.Dir)
+	base := filepath.Join(site.Dir, "shared")
+	for _, dir := range []string{"open/needle", "private/needle", "blind/needle", "dropbox", "searchonly"} {
+		check(t, os.MkdirAll(filepath.Join(base, dir), 0o755))
+	}
+	touch(t, base, "open/needle.txt", "private/needle.txt", "blind/needle.txt", "searchonly/needle.txt", "dropbox/needle.txt")
+	for dir, mode := range map[string]os.FileMode{"private": 0o700, "blind": 0o444, "searchonly": 0o111, "dropbox": 0o733} {
+		check(t, os.Chown(filepath.Join(base, dir), int(ada.UID), int(ada.GID)))
+		check(t, os.Chmod(filepath.Join(base, dir), mode))
+	}
+	// In a folder that can be listed but not entered, names are seen and nothing else: they are left out as in listings.
+	open := []string{"open/needle", "open/needle.txt"}
+	for _, tc := range []struct {
+		who    accounts.Account
+		folder string
+		want   []string
+	}{
+		{eve, ".", open},
+		{eve, "open", open},
+		{eve, "private", nil},
+		{eve, "searchonly", nil},
+		{eve, "private/needle", nil},
+		{eve, "searchonly/needle.txt", []string{"searchonly/needle.txt"}},
+		{ada, ".", append(slices.Clone(open), "private/needle", "private/needle.txt", "dropbox/needle.txt")},
+	} {
+		slices.Sort(tc.want)
+		if res := callAs(t, program, tc.who, nil, accountCall{Base: base, Search: tc.folder}); res.Why != "" || !slices.Equal(res.Names, tc.want) {
+			t.Errorf("%s in %s: %+v, want %q", tc.who.Name, tc.folder, res, tc.want)
+		}
+	}
+	check(t, os.Chmod(base, 0o700))
+	if res := callAs(t, program, eve, nil, accountCall{Base: base, Search: "open"}); len(res.Names) > 0 || res.Asked != 1 {
+		t.Errorf("a drive that cannot be entered: %+v", res)
 	}
 }

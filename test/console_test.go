@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
 	"github.com/coder/websocket"
 
@@ -343,5 +344,44 @@ func TestConsoleStop(t *testing.T) {
 	close(hold)
 	if !settles(func() bool { u.mu.Lock(); defer u.mu.Unlock(); return len(u.closes) == 1 }) || u.closes[0] != websocket.StatusNormalClosure {
 		t.Errorf("closed with %v", u.closes)
+	}
+}
+
+// TestConsoleDrop drops files and folders, one of them empty and one nested, on the listing.
+func TestConsoleDrop(t *testing.T) {
+	p, u := peerPage(t)
+	sizes := map[string]int64{"a": 3, "sub/deeper/b": 4}
+	for i := range 250 { // more than a browser gives at a time
+		sizes[fmt.Sprintf("sub/%d", i)] = int64(i)
+	}
+	dir := folder(t, "dropped", sizes)
+	if err := os.MkdirAll(filepath.Join(dir, "sub/empty"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	single := filepath.Join(folder(t, "one", map[string]int64{"single": 7}), "single")
+	at := eval[[]float64](p, `(() => { const r = document.getElementById("files-section").getBoundingClientRect(); return [r.x + r.width / 2, r.y + 20]; })()`)
+	data := &input.DragData{Files: []string{dir, single}, DragOperationsMask: 1}
+	for _, kind := range []input.DispatchDragEventType{input.DispatchDragEventTypeDragEnter, input.DispatchDragEventTypeDragOver, input.DispatchDragEventTypeDrop} {
+		if _, err := chromedp.Call(p.ctx, input.DispatchDragEvent, input.DispatchDragEventParams{Type: kind, X: at[0], Y: at[1], Data: data}); err != nil {
+			t.Fatalf("%s: %v", kind, err)
+		}
+		if kind == input.DispatchDragEventTypeDragOver {
+			p.shot("over")
+			if !eval[bool](p, `document.getElementById("files-section").classList.contains("drop")`) {
+				t.Error("the listing does not show that it takes files")
+			}
+		}
+	}
+	p.uploadState("done done")
+	p.shot("dropped")
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for path, size := range sizes {
+		if got, ok := u.got[path]; !ok || got != size {
+			t.Errorf("%s: %d bytes of %d, %v", path, got, size, ok)
+		}
+	}
+	if u.got[""] != 7 || len(u.got) != len(sizes)+1 {
+		t.Errorf("%d files were sent, %d bytes of the single one", len(u.got), u.got[""])
 	}
 }

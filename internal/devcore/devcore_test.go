@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"ucloud-im/internal/ident"
@@ -222,5 +223,25 @@ func TestControlBodies(t *testing.T) {
 	}
 	if v := c.Violations(); len(v) != 0 {
 		t.Errorf("violations %+v", v)
+	}
+}
+
+// TestPolicy: the page may talk to Core and, for uploads, to the provider's gateway, and run nothing but its own files.
+func TestPolicy(t *testing.T) {
+	t.Parallel()
+	c, err := New(Options{Provider: "rec", ProviderURL: "https://provider.example:8443"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	c.Handler(fstest.MapFS{"index.html": {Data: []byte("<p>x")}}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	policy := w.Header().Get("Content-Security-Policy")
+	for _, want := range []string{"default-src 'self'", "connect-src 'self' wss://provider.example:8443;", "frame-ancestors 'none'", "base-uri 'none'", "object-src 'none'"} {
+		if !strings.Contains(policy, want) {
+			t.Errorf("%q lacks %q", policy, want)
+		}
+	}
+	if strings.Contains(policy, "unsafe") || strings.Contains(policy, "*") {
+		t.Errorf("policy %q", policy)
 	}
 }

@@ -447,6 +447,52 @@ func TestBrowserTask(t *testing.T) {
 	}
 }
 
+// TestBrowserDrives makes a drive, renames it and deletes it with the buttons of the console.
+func TestBrowserDrives(t *testing.T) {
+	testkit.Require(t, testkit.Component("chromium"))
+	w := newWorld(t, settings{extra: "      userDrives: { locators: [home], directory: Drives }\n"})
+	ada := w.addPerson("Ada#1815")
+	w.connect(ada)
+	p := openBrowser(t, w)
+	p.do("open the console", chromedp.Navigate(w.coreURL+"/#key=secret"), chromedp.WaitReady("#drive-form:not([hidden])"),
+		chromedp.SendKeys("#drive-title", "Data of "+injection), chromedp.Click("#drive-form button"))
+	titles := func(want ...string) {
+		t.Helper()
+		var got string
+		if !settles(func() bool {
+			got = p.text("#drives")
+			for _, title := range want {
+				if !strings.Contains(got, title) {
+					return false
+				}
+			}
+			return eval[int](p, `document.querySelectorAll("#drives li").length`) == len(want)
+		}) {
+			p.shot("failed")
+			t.Fatalf("the drives are %q, want %q; the console says %q", got, want, p.text("#message"))
+		}
+	}
+	titles("Home", "Data of "+injection)
+	eval[bool](p, `(() => { [...document.querySelectorAll("#drives button")].find((b) => b.textContent.includes("Data of")).click(); return true; })()`)
+	p.do("the new drive", chromedp.WaitReady("#drive-rename:not([hidden])"), chromedp.SendKeys("#folder", "in here"), chromedp.Click("#folder-form button"))
+	if !settles(func() bool { return len(p.paths()) == 1 }) {
+		t.Fatalf("no folder in the new drive: %q", p.text("#message"))
+	}
+	made, err := filepath.Glob(filepath.Join(ada.account.Home, "Drives", "*", "in here"))
+	if err != nil || len(made) != 1 {
+		t.Errorf("on disk there is %q, %v", made, err)
+	}
+	p.shot("drive")
+	p.do("rename", chromedp.Click("#drive-rename"), chromedp.WaitReady("#rename-dialog[open]"), chromedp.SetValue("#rename-name", "Old data"),
+		chromedp.Click("#rename-dialog button[value=yes]"))
+	titles("Home", "Old data")
+	p.do("delete", chromedp.WaitReady("#drive-delete:not([hidden])"), chromedp.Click("#drive-delete"), chromedp.WaitReady("#confirm-dialog[open]"), chromedp.Click("#confirm-yes"))
+	titles("Home")
+	if _, err := os.Stat(filepath.Join(ada.account.Home, "Drives", filepath.Base(filepath.Dir(made[0])))); err == nil {
+		t.Error("the folder of the deleted drive is still in its place")
+	}
+}
+
 // TestBrowserSearch looks for names, opens the folder of a result, and stops a search.
 func TestBrowserSearch(t *testing.T) {
 	testkit.Require(t, testkit.Component("chromium"))

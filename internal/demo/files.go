@@ -154,6 +154,7 @@ services:
       driveLocators:
         home: { entity: User, pattern: "{{.Home}}", title: Home, freeQuota: 0 }
         work: { entity: Project, pattern: "{{.Projects}}/#{ucloudProjectId}", title: "Work (#{ucloudProjectTitle})" }
+      userDrives: { locators: [home, work] }
 `))
 
 // configure writes the configuration files.

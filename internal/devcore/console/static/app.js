@@ -1,11 +1,12 @@
 // Signing in, the connection to the provider, and the list of drives.
 
-import { attempt, button, call, icon, key, el, say, session } from "./api.js";
-import { browse, leave, setDrives } from "./files.js";
+import { attempt, button, call, icon, key, el, say, session, shown } from "./api.js";
+import { browse, leave, setDrives, whenDrivesChange } from "./files.js";
 import { follow } from "./tasks.js";
 
 const $ = (id) => document.getElementById(id);
 let known = 0; // drives
+let product; // in which the user can make drives
 
 async function signIn(name) {
   const login = await call("POST", "/auth/loginServer", { username: name, password: key, service: "console" });
@@ -38,9 +39,23 @@ async function refresh() {
     open.append(icon("drive"), drive.specification.title, el("small", {}, " (" + drive.id + ")"));
     $("drives").append(el("li", {}, open));
   }
+  const own = drives.find((d) => (d.status.resolvedSupport?.features || []).includes("drive.management"));
+  product = own?.specification.product;
+  $("drive-form").hidden = !own;
   if (!drives.length) $("drives").append(el("li", { className: "detail" }, "No drives yet. They appear once the connection has been approved."));
 }
 
+$("drive-form").onsubmit = (e) => {
+  e.preventDefault();
+  attempt(async () => {
+    const title = $("drive-title").value;
+    await call("POST", "/api/files/collections", { items: [{ title, product, labels: {} }] });
+    $("drive-title").value = "";
+    say("Created the drive “" + shown(title) + "”");
+    await refresh();
+  });
+};
+whenDrivesChange(refresh);
 $("user").onchange = () => attempt(() => signIn($("user").value));
 $("connect").onclick = () => attempt(async () => {
   const res = await call("POST", "/api/providers/integration/connect", { provider: session.provider });

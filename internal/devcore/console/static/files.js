@@ -10,6 +10,10 @@ const $ = (id) => document.getElementById(id);
 const drives = new Map();
 const view = { path: "", files: [], next: null, sort: "PATH", descending: false, selected: new Set(), anchor: null, turn: 0 };
 
+let onDrives = async () => {};
+
+export function whenDrivesChange(f) { onDrives = f; }
+
 export function setDrives(list) {
   drives.clear();
   for (const d of list) drives.set(d.id, d);
@@ -91,6 +95,9 @@ function draw(mark = null) {
     b.closest("th").setAttribute("aria-sort", mine ? (view.descending ? "descending" : "ascending") : "none");
   }
   for (const id of ["toolbar", "move", "rename", "delete"]) $(id).hidden = !writable();
+  const root = view.path === "/" + driveOf(view.path);
+  $("drive-rename").hidden = !root || !feature("drive.management");
+  $("drive-delete").hidden = !root || !feature("drive.deletion");
   $("empty-trash").hidden = view.path !== trash();
   $("search-form").hidden = !feature("drive.ops.streamingSearch");
   footer();
@@ -211,6 +218,15 @@ async function confirmed(text, action) {
   return (await ask($("confirm-dialog"))) === "yes";
 }
 
+// newName asks for another name, and gives "" if there is none.
+async function newName(old) {
+  $("rename-name").value = old;
+  $("rename-name").select();
+  if ((await ask($("rename-dialog"))) !== "yes") return "";
+  const name = $("rename-name").value;
+  return name === old ? "" : name;
+}
+
 // chooseFolder lets the user walk to a folder, and gives its path, or "".
 async function chooseFolder(title, action, from) {
   let at = from, turn = 0;
@@ -252,13 +268,25 @@ function transferItems(ids, folder) {
 
 const actions = {
   async download() { await download(chosen()); },
+  async "drive-rename"() {
+    const d = drive(), newTitle = await newName(d.specification.title);
+    if (!newTitle) return;
+    await call("POST", "/api/files/collections/rename", { items: [{ id: d.id, newTitle }] });
+    say("The drive is called “" + shown(newTitle) + "” now");
+    await onDrives();
+    draw();
+  },
+  async "drive-delete"() {
+    const d = drive();
+    if (!(await confirmed("Delete the drive “" + shown(d.specification.title) + "”?", "Delete drive"))) return;
+    await call("DELETE", "/api/files/collections", { items: [{ id: d.id }] });
+    leave();
+    say("Deleted the drive “" + shown(d.specification.title) + "”");
+    await onDrives();
+  },
   async rename() {
-    const [id] = chosen();
-    $("rename-name").value = baseName(id);
-    $("rename-name").select();
-    if ((await ask($("rename-dialog"))) !== "yes") return;
-    const name = $("rename-name").value;
-    if (!name || name === baseName(id)) return;
+    const [id] = chosen(), name = await newName(baseName(id));
+    if (!name) return;
     await bulk("POST", "/api/files/move", [{ oldId: id, newId: parentOf(id) + "/" + name, conflictPolicy: "REJECT" }], "Renamed to “" + shown(name) + "”");
   },
   async move() {

@@ -2,6 +2,7 @@ package roleserver
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"os"
@@ -130,8 +131,12 @@ func transferSettings(cfg *config.Config) ipcapi.TransferSettings {
 	if file := t.CAFile.String(); file != "" {
 		// The service account may read it, and users need not. Without it connections fail, which says so.
 		roots, err := os.ReadFile(file)
+		if err == nil && !x509.NewCertPool().AppendCertsFromPEM(roots) {
+			err = errors.New(file + " holds no certificate")
+		}
 		if err != nil {
-			slog.Error("the trust anchors for transfers cannot be read, those of the system are used", "error", err)
+			slog.Error("the trust anchors for transfers cannot be used, only those of the system are", "error", err)
+			roots = nil
 		}
 		out.Roots = string(roots)
 	}

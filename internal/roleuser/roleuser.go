@@ -24,6 +24,8 @@ import (
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/taskapi"
 	"ucloud-im/internal/tasks"
+	"ucloud-im/internal/transfers"
+	"ucloud-im/internal/transfers/dial"
 	"ucloud-im/internal/uploads"
 	"ucloud-im/internal/usage/locks"
 	"ucloud-im/internal/usage/scan"
@@ -54,6 +56,7 @@ type parts struct {
 	files     *files.Service
 	uploads   *uploads.Service
 	downloads *downloads.Service
+	transfers *transfers.Service
 	endScans  func(ctx context.Context) // ends what measure has begun, and waits for it
 }
 
@@ -93,10 +96,23 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 			return drivePlace(ctx, a, owner, category)
 		},
 	})
-	p.uploads = uploads.New(uploads.Options{
+	p.transfers = transfers.New(transfers.Options{
+		Provider: start.Provider, User: start.User, Sessions: sessions, Tasks: p.tasks, Log: a.Log(), Settings: set.transfers,
+		Update: func(ctx context.Context, t ipcapi.TransferProgress) (ipcapi.TransferVerdict, error) {
+			server, err := a.Server()
+			if err != nil {
+				return ipcapi.TransferVerdict{}, err
+			}
+			return ipc.Invoke(ctx, server, ipcapi.TransferUpdate, t)
+		},
+	})
+	receiving := uploads.Options{
 		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.uploads, Failed: p.uploadFailed(a.Log()),
 		Writable: writable,
-	})
+	}
+	p.transfers.Hook(&receiving)
+	p.uploads = uploads.New(receiving)
+	p.transfers.Attach(p.uploads)
 	p.downloads = downloads.New(downloads.Options{
 		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.downloads,
 	})
@@ -107,7 +123,7 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 	}
 	return fileserver.New(fileserver.Options{
 		Provider: start.Provider, Start: start, Files: p.files, Log: a.Log(),
-		Routes: slices.Concat(p.uploads.Routes(), p.downloads.Routes(), []fileserver.Route{taskapi.Route(p.tasks)}),
+		Routes: slices.Concat(p.uploads.Routes(), p.downloads.Routes(), p.transfers.Routes(), []fileserver.Route{taskapi.Route(p.tasks)}),
 	}), nil
 }
 
@@ -121,6 +137,7 @@ func (p *parts) configure(a *instance.Agent) {
 	p.files.SetSettings(set.files)
 	p.uploads.SetSettings(set.uploads)
 	p.downloads.SetSettings(set.downloads)
+	p.transfers.SetSettings(set.transfers)
 }
 
 // giveBack hands unfinished tasks to the server, for the next instance. Requests that need a new one are refused from now
@@ -136,6 +153,7 @@ func (p *parts) close() {
 	}
 	if p.uploads != nil {
 		_ = p.uploads.Close(ctx) // what is not complete is sent again
+		p.transfers.Close()
 	}
 	if p.files != nil {
 		_ = p.tasks.Close(ctx) // if it did not come to giveBack
@@ -148,6 +166,7 @@ type settings struct {
 	files     files.Settings
 	uploads   uploads.Settings
 	downloads downloads.Settings
+	transfers transfers.Settings
 }
 
 func settingsOf(start ipcapi.Start) (settings, error) {
@@ -156,7 +175,16 @@ func settingsOf(start ipcapi.Start) (settings, error) {
 	if err != nil {
 		return settings{}, err
 	}
+	t := start.Transfers
+	policy, err := dial.New(t.Networks, t.Ports, t.Plain, t.Roots)
+	if err != nil {
+		return settings{}, err
+	}
 	return settings{
+		transfers: transfers.Settings{
+			Follow: follow, Outgoing: t.Outgoing, Incoming: t.Incoming, Peers: t.Peers, MaxBytes: t.MaxBytes, Connections: t.Connections,
+			Dial: policy,
+		},
 		files: files.Settings{
 			Follow: follow, MaxBrowseEntries: f.MaxBrowseEntries, JobFolder: f.JobFolder, Unmanaged: f.Unmanaged,
 			SearchMaxResults: f.SearchMaxResults, SearchTimeout: time.Duration(f.SearchTimeoutMs) * time.Millisecond, SearchExclude: f.SearchExclude,

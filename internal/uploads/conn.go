@@ -388,6 +388,7 @@ func (c *conn) list(e entry, path []byte) error {
 		return err
 	}
 	c.listed++
+	c.ses.moved.listed.Add(1)
 	return nil
 }
 
@@ -411,15 +412,18 @@ func (c *conn) skipped(id uint32) error {
 	return nil
 }
 
-// transferDone is the end of a transfer by another provider: the session is not needed any more.
+// transferDone is the end of a transfer by another provider: the session is not needed any more. Until that is stored
+// the other provider is not told so, and tries again.
 func (c *conn) transferDone() error {
 	ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
 	defer cancel()
-	if err := c.s.o.Sessions.Close(ctx, c.ses.purpose(), c.ses.token); err != nil {
-		c.log.Warn("the session of a transfer was not closed", "error", err)
-	}
 	if c.s.o.Closed != nil {
-		c.s.o.Closed(ctx, c.ses.info())
+		if err := c.s.o.Closed(ctx, c.ses.info()); err != nil {
+			return &ending{code: websocket.StatusTryAgainLater, reason: "try again later", err: err}
+		}
+	}
+	if err := c.s.o.Sessions.Close(ctx, c.ses.purpose(), c.ses.token); err != nil {
+		return &ending{code: websocket.StatusTryAgainLater, reason: "try again later", err: err}
 	}
 	return &ending{code: websocket.StatusNormalClosure, reason: "done"}
 }

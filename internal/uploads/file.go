@@ -12,6 +12,7 @@ import (
 	"ucloud-im/internal/browserlink"
 	"ucloud-im/internal/drives"
 	"ucloud-im/internal/failure"
+	"ucloud-im/internal/providerapi"
 )
 
 // fileMode is the mode of new files before the umask (contract 10 section 9).
@@ -86,6 +87,7 @@ func (c *conn) smallChunk(f *file) error {
 	for f.received < f.size {
 		n, err := c.msg.read(f.buf[f.received:])
 		f.received += int64(n)
+		c.ses.moved.bytes.Add(int64(n))
 		if errors.Is(err, io.EOF) {
 			return nil // more will come
 		}
@@ -143,6 +145,7 @@ func (c *conn) largeChunk(f *file) error {
 		n, err := c.msg.read(buf[:min(pieceBytes, room)])
 		p := piece{buf, n, f.received}
 		f.received += int64(n)
+		c.ses.moved.bytes.Add(int64(n))
 		last := false
 		if f.received == f.size && err == nil {
 			// What follows decides whether the file is whole or has too much.
@@ -347,6 +350,7 @@ func (c *conn) publish(f *file) error {
 // stored is a file that has its name. It is completed when that is on the disk.
 func (c *conn) stored(f *file) {
 	c.remember(f.target)
+	c.ses.moved.stored.Add(1)
 	if c.st.NoSync {
 		c.release(f)
 		c.finish(f, nil)
@@ -473,7 +477,7 @@ func (s *Service) complete(ses *session, st *state, d *drives.Draft, t target, e
 		s.save(ctx, ses, note{Inode: inode, Size: e.size, Modified: e.modified, Done: true})
 		cancel()
 	}
-	if err := name(ses, d, t.name); err != nil {
+	if err := name(ses, d, t, e, s.now()); err != nil {
 		return err
 	}
 	if !usable {
@@ -485,18 +489,28 @@ func (s *Service) complete(ses *session, st *state, d *drives.Draft, t target, e
 // noteTimeout bounds a call to the server that holds up a file.
 const noteTimeout = 5 * time.Second
 
-// name renames the draft (contract 11 section 2.4).
-func name(ses *session, d *drives.Draft, want string) error {
+// name renames the draft (contract 11 section 2.4). Where files are renamed, one that looks the same and came first, such
+// as over a connection that was cut meanwhile, is the file.
+func name(ses *session, d *drives.Draft, t target, e *entry, now time.Time) error {
 	switch {
 	case ses.renames():
 		for n := range drives.MaxNumbered + 1 {
-			if err := d.Publish(drives.Numbered(want, n)); !errors.Is(err, unix.EEXIST) {
+			candidate := drives.Numbered(t.name, n)
+			err := d.Publish(candidate)
+			if !errors.Is(err, unix.EEXIST) {
 				return err
+			}
+			if ses.Policy != providerapi.ConflictMergeRename {
+				continue
+			}
+			if old, err := t.dir.Target(candidate); err == nil && ses.same(old, e, now) {
+				d.Discard()
+				return nil
 			}
 		}
 		return failure.New(failure.Invalid, "There are too many files with this name")
 	case ses.rejects():
-		return d.Publish(want)
+		return d.Publish(t.name)
 	}
-	return d.Replace(want)
+	return d.Replace(t.name)
 }

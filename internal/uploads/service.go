@@ -32,8 +32,14 @@ type Options struct {
 	// Failed is told, once per session and time, that files were not stored although the client may believe so. It must
 	// make the failure visible to the user; the protocol cannot (contract 11 section 2.6). nil: it is only logged.
 	Failed func(ctx context.Context, r Report)
-	// Closed is told that another provider has finished its transfer (contract 11 section 2.3 point 7).
-	Closed func(ctx context.Context, s Info)
+	// Closed is told that another provider has finished its transfer (contract 11 section 2.3 point 7). On an error the
+	// session stays, and the other provider is asked to try again.
+	Closed func(ctx context.Context, s Info) error
+	// TransferOpened is told when the first connection of a transfer is opened, and TransferLeft when the last one is
+	// gone. What failed in between is part of what TransferLeft is told; Failed is not told of it. Neither may call the
+	// service; of two that follow each other closely, the second may be told first.
+	TransferOpened func(s Info)
+	TransferLeft   func(s Info, t Transferred)
 
 	SpillDir       string        // for listings that do not fit into memory; "": the system's directory for temporary files
 	ConnBytes      int64         // data in memory of one connection (64 MiB)
@@ -194,6 +200,9 @@ func (s *Service) enter(token string, rec record, note note) (*session, error) {
 	ses.conns++
 	s.total++
 	s.work.Add(1)
+	if ses.conns == 1 && ses.Kind == kindTransfer && s.o.TransferOpened != nil {
+		s.o.TransferOpened(ses.info())
+	}
 	return ses, nil
 }
 

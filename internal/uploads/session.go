@@ -84,6 +84,7 @@ type session struct {
 	record
 	token string
 	conns int // guarded by Service.mu
+	moved moved
 
 	kept   chan struct{} // guards the draft of an upload in chunks, see takeTurn
 	naming sync.Mutex    // held while the file of a session gets its name
@@ -168,6 +169,10 @@ const reportTimeout = 20 * time.Second
 
 // report hands over what has failed since the last report.
 func (s *Service) report(ses *session) {
+	if ses.Kind == kindTransfer && s.o.TransferLeft != nil {
+		s.o.TransferLeft(ses.info(), ses.transferred())
+		return
+	}
 	ses.mu.Lock()
 	f := ses.failed
 	ses.failed = failures{}

@@ -158,7 +158,7 @@ func newWorld(tb testing.TB, dir string, change func(*Options)) *world {
 		Provider: testProvider, User: testUser, Sessions: w.store, Log: log, SpillDir: tb.TempDir(),
 		Settings: Settings{NoSync: true, Origins: []string{testOrigin}},
 		Failed:   func(_ context.Context, r Report) { w.reports <- r },
-		Closed:   func(_ context.Context, i Info) { w.closed <- i },
+		Closed:   func(_ context.Context, i Info) error { w.closed <- i; return nil },
 	}
 	w.http = httptest.NewUnstartedServer(nil)
 	o.Settings.PublicURL = "http://" + w.http.Listener.Addr().String()

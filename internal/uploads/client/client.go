@@ -35,6 +35,7 @@ const (
 	minChunk     = 16 << 10
 	maxChunk     = 4 << 20
 	growBelow    = 250 * time.Millisecond // a write that takes less makes the next chunk larger
+	flushAfter   = 50 * time.Millisecond  // how long a listing waits for more files
 	listingBytes = 64 << 10
 	maxAnswer    = 1 << 20
 )
@@ -44,8 +45,12 @@ type File struct {
 	Path     string // below the session's folder; empty for a single file
 	Size     int64
 	Modified time.Time
-	Open     func() (io.ReadCloser, error)
+	// Open opens it when the peer wants it. If the result is a [Checker], it is asked before the last of the data goes out.
+	Open func() (io.ReadCloser, error)
 }
+
+// Checker is a source that can tell whether it is still what was listed. An error has the peer drop the file.
+type Checker interface{ Check() error }
 
 // Options of a connection. Zero values mean the defaults given.
 type Options struct {
@@ -54,11 +59,13 @@ type Options struct {
 
 	NextID   func() int32  // ids of files; must be unique on the connection. nil: counting from 0
 	Ahead    int           // files that may be listed and not completed (5000)
+	Bytes    int64         // size of files that may be listed and not sent, beside one (no bound)
 	Parallel int           // files that are read at a time (4)
 	Chunk    int           // fixed size of chunks in bytes; 0: from 16 KiB to 4 MiB, as fast as the peer takes them
 	Write    time.Duration // deadline of a write (30 s)
 	Read     time.Duration // how long the peer may be silent (120 s)
 	Ping     time.Duration // interval of keep-alives (15 s)
+	Stall    time.Duration // how long nothing may go on although there is something to do (10 min)
 
 	// Event is told what becomes of a file, one call at a time.
 	Event func(f *File, e Event)
@@ -87,8 +94,28 @@ type Result struct {
 	Bytes      int64
 }
 
-// ErrClosed tells that the peer has closed the connection before everything was completed.
-var ErrClosed = errors.New("the peer has closed the upload")
+var (
+	// ErrClosed tells that the peer has closed the connection before everything was completed.
+	ErrClosed = errors.New("the peer has closed the upload")
+	// ErrProtocol tells that the peer has sent something that makes no sense.
+	ErrProtocol = errors.New("the peer does not follow the protocol")
+	// ErrStalled tells that the peer lives, and nothing goes on.
+	ErrStalled = errors.New("the peer does not go on")
+)
+
+// RefusedError tells that the peer has answered the handshake with a status.
+type RefusedError struct {
+	Status int
+	Err    error
+}
+
+// Error implements error. It does not show the endpoint, which holds a token.
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("connect to upload: the peer answered %d", e.Status)
+}
+
+// Unwrap gives the cause.
+func (e *RefusedError) Unwrap() error { return e.Err }
 
 // Conn is a connection to an upload session.
 type Conn struct {
@@ -103,8 +130,10 @@ type Conn struct {
 	change chan struct{}
 
 	bytes atomic.Int64
+	moved atomic.Int64 // when something went on last, Unix ns
 
 	mu    sync.Mutex // guards the fields below
+	ahead int64      // size of the files in files
 	files map[int32]*state
 	busy  int // senders at work
 	res   Result
@@ -113,6 +142,7 @@ type Conn struct {
 
 type state struct {
 	file    *File
+	wanted  bool
 	skipped bool
 }
 
@@ -137,13 +167,16 @@ func Dial(ctx context.Context, endpoint string, o Options) (*Conn, error) {
 	if o.Ping <= 0 {
 		o.Ping = 15 * time.Second
 	}
+	if o.Stall <= 0 {
+		o.Stall = 10 * time.Minute
+	}
 	ws, res, err := websocket.Dial(ctx, endpoint, &websocket.DialOptions{
 		HTTPClient: o.HTTP, HTTPHeader: o.Header, CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
-		if res != nil {
+		if res != nil && res.StatusCode != http.StatusSwitchingProtocols {
 			text, _ := io.ReadAll(io.LimitReader(res.Body, 512)) // as far as it is there
-			return nil, fmt.Errorf("connect to upload (status %d, %q): %w", res.StatusCode, text, err)
+			return nil, &RefusedError{res.StatusCode, fmt.Errorf("%q: %w", text, err)}
 		}
 		return nil, fmt.Errorf("connect to upload: %w", err)
 	}
@@ -184,11 +217,11 @@ func (c *Conn) Send(ctx context.Context, files iter.Seq2[*File, error]) (Result,
 				return c.Result(), err
 			}
 		}
-		if c.outstanding() >= int64(c.o.Ahead) {
+		if !c.room() {
 			if err := flush(); err != nil {
 				return c.Result(), err
 			}
-			if err := c.await(func() bool { return c.outstanding() < int64(c.o.Ahead) }); err != nil {
+			if err := c.await(c.room); err != nil {
 				return c.Result(), err
 			}
 		}
@@ -201,6 +234,94 @@ func (c *Conn) Send(ctx context.Context, files iter.Seq2[*File, error]) (Result,
 	return c.Result(), err
 }
 
+// Serve is Send for files that are found while others are sent, first and those of a channel, until that is closed and
+// all are completed. A peer that closes a connection on which there is nothing to do ends it without an error, and with
+// more: the rest of the files is for another connection.
+func (c *Conn) Serve(ctx context.Context, first *File, files <-chan *File) (more bool, err error) {
+	stop := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) })
+	defer stop()
+	c.went()
+	listing := c.list(append(make([]byte, 0, listingBytes), opListing), first)
+	due := time.NewTimer(flushAfter)
+	defer due.Stop()
+	stalled := time.NewTicker(max(c.o.Stall/8, time.Millisecond))
+	defer stalled.Stop()
+	flush := func() error {
+		if len(listing) == 1 {
+			return nil
+		}
+		err := c.write(listing)
+		listing = listing[:1]
+		return err
+	}
+	for open := true; ; {
+		source := files
+		if !open || !c.room() {
+			source = nil
+			if err := flush(); err != nil {
+				return false, err
+			}
+		}
+		if !open && c.outstanding() == 0 && c.idle() {
+			return false, c.settled()
+		}
+		select {
+		case f, ok := <-source:
+			if open = ok; !ok {
+				continue
+			}
+			if len(listing)+24+len(f.Path) > listingBytes {
+				if err := flush(); err != nil {
+					return false, err
+				}
+			}
+			if len(listing) == 1 {
+				due.Reset(flushAfter)
+			}
+			listing = c.list(listing, f)
+		case <-due.C:
+			if err := flush(); err != nil {
+				return false, err
+			}
+		case <-c.change:
+		case <-stalled.C:
+			if c.outstanding() > 0 && time.Since(time.Unix(0, c.moved.Load())) > c.o.Stall {
+				return false, ErrStalled
+			}
+		case <-c.ctx.Done():
+			err := context.Cause(c.ctx)
+			if ctx.Err() == nil && len(listing) == 1 && c.outstanding() == 0 && c.settled() == nil && errors.Is(err, ErrClosed) {
+				return open, nil
+			}
+			return false, err
+		}
+	}
+}
+
+// settled tells whether the peer has said what becomes of every file.
+func (c *Conn) settled() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.files); n > 0 {
+		return fmt.Errorf("%w: %d files are completed and were neither wanted nor skipped", ErrProtocol, n)
+	}
+	return nil
+}
+
+// room tells whether one more file may be listed.
+func (c *Conn) room() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.aheadLocked() < int64(c.o.Ahead) && (c.o.Bytes <= 0 || c.ahead < c.o.Bytes || len(c.files) == 0)
+}
+
+// aheadLocked is how many files are listed and not completed, or not yet sent: the peer completes an empty file when it
+// wants it, and we have it in the queue for a moment longer.
+func (c *Conn) aheadLocked() int64 { return max(c.res.Listed-c.res.Completed, int64(len(c.files))) }
+
+// went notes that something goes on.
+func (c *Conn) went() { c.moved.Store(time.Now().UnixNano()) }
+
 // list appends a file to a listing and notes it.
 func (c *Conn) list(b []byte, f *File) []byte {
 	id := c.o.NextID()
@@ -208,6 +329,7 @@ func (c *Conn) list(b []byte, f *File) []byte {
 	c.files[id] = &state{file: f}
 	c.ids[f] = id
 	c.res.Listed++
+	c.ahead += f.Size
 	c.mu.Unlock()
 	b = binary.BigEndian.AppendUint32(b, uint32(id))                     //nolint:gosec // two's complement
 	b = binary.BigEndian.AppendUint64(b, uint64(f.Size))                 //nolint:gosec // likewise
@@ -264,11 +386,37 @@ func (c *Conn) await(cond func() bool) error {
 	return nil
 }
 
-// Finish tells the peer that the transfer is over, so that it forgets the session, and closes the connection. Use a
-// fresh connection for it.
+// finishWait is how long the peer has to close the connection after it was told that the transfer is over.
+const finishWait = 25 * time.Second
+
+// ErrUnsure tells that the connection was lost before the peer could say that it has understood.
+var ErrUnsure = errors.New("the peer did not say that it has ended the transfer")
+
+// Finish tells the peer that the transfer is over, so that it forgets the session, and waits until it closes the
+// connection. Use a fresh connection for it. [ErrUnsure]: the peer may or may not have heard it.
 func (c *Conn) Finish() error {
 	err := c.write([]byte{opClose})
-	return errors.Join(err, c.Close())
+	if err == nil {
+		t := time.NewTimer(finishWait)
+		select {
+		case <-c.ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+		switch cause := context.Cause(c.ctx); websocket.CloseStatus(cause) {
+		case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
+		case -1:
+			if cause != nil {
+				err = fmt.Errorf("%w: %w", ErrUnsure, cause)
+			}
+		default:
+			err = cause
+		}
+	}
+	if closing := c.Close(); err == nil && c.ctx.Err() == nil {
+		err = closing
+	}
+	return err
 }
 
 // Close closes the connection. Files that are not completed are dropped by the peer.
@@ -326,7 +474,7 @@ func (c *Conn) read() {
 func (c *Conn) answers(msg []byte) error {
 	for len(msg) > 0 {
 		if len(msg) < 5 || msg[0] != opOK && msg[0] != opSkip && msg[0] != opCompleted {
-			return fmt.Errorf("the peer sent an unknown answer %d", msg[0])
+			return fmt.Errorf("%w: the peer sent an unknown answer %d", ErrProtocol, msg[0])
 		}
 		v := int32(binary.BigEndian.Uint32(msg[1:])) //nolint:gosec // two's complement
 		if err := c.answer(msg[0], v); err != nil {
@@ -342,7 +490,10 @@ func (c *Conn) answer(op byte, v int32) error {
 	defer c.mu.Unlock()
 	if op == opCompleted {
 		if int64(v) > c.res.Listed || int64(v) < c.res.Completed {
-			return fmt.Errorf("the peer has completed %d of %d files", v, c.res.Listed)
+			return fmt.Errorf("%w: the peer has completed %d of %d files", ErrProtocol, v, c.res.Listed)
+		}
+		if int64(v) > c.res.Completed {
+			c.went()
 		}
 		c.res.Completed = int64(v)
 		return nil
@@ -352,8 +503,9 @@ func (c *Conn) answer(op byte, v int32) error {
 		if op == opSkip {
 			return nil // of a file that we have given up or sent
 		}
-		return fmt.Errorf("the peer wants a file that was not listed, %d", v)
+		return fmt.Errorf("%w: the peer wants a file that was not listed, %d", ErrProtocol, v)
 	}
+	c.went()
 	if op == opSkip {
 		s.skipped = true
 		c.res.Skipped++
@@ -361,18 +513,23 @@ func (c *Conn) answer(op byte, v int32) error {
 		c.eventLocked(s.file, Skipped)
 		return nil
 	}
+	if s.wanted {
+		return fmt.Errorf("%w: the peer wants file %d twice", ErrProtocol, v)
+	}
+	s.wanted = true
 	c.eventLocked(s.file, Wanted)
 	select {
 	case c.want <- s.file:
 		return nil
 	default:
-		return errors.New("the peer wants more files than were listed")
+		return fmt.Errorf("%w: the peer wants more files than were listed", ErrProtocol)
 	}
 }
 
 func (c *Conn) forgetLocked(id int32, s *state) {
 	delete(c.files, id)
 	delete(c.ids, s.file)
+	c.ahead -= s.file.Size
 }
 
 func (c *Conn) eventLocked(f *File, e Event) {
@@ -459,11 +616,21 @@ func (c *Conn) send(f *File, buf []byte, size int) ([]byte, int, error) {
 				return skip() // longer than listed
 			}
 		}
+		if check, ok := r.(Checker); ok && left == 0 && check.Check() != nil {
+			return skip()
+		}
+		c.mu.Lock()
+		unwanted := st.skipped
+		c.mu.Unlock()
+		if unwanted {
+			return buf, size, nil // the peer could not store it
+		}
 		began := time.Now()
 		if err := c.write(buf[:5+n]); err != nil {
 			return buf, size, err
 		}
 		c.bytes.Add(int64(n))
+		c.went()
 		if c.o.Progress != nil {
 			c.o.Progress(n)
 		}

@@ -262,8 +262,10 @@ func (c *Conn) Serve(ctx context.Context, first *File, files <-chan *File) (more
 				return false, err
 			}
 		}
-		if !open && c.outstanding() == 0 && c.idle() {
-			return false, c.settled()
+		if !open && c.outstanding() == 0 {
+			if done, err := c.settled(); done || err != nil {
+				return false, err
+			}
 		}
 		select {
 		case f, ok := <-source:
@@ -290,7 +292,8 @@ func (c *Conn) Serve(ctx context.Context, first *File, files <-chan *File) (more
 			}
 		case <-c.ctx.Done():
 			err := context.Cause(c.ctx)
-			if ctx.Err() == nil && len(listing) == 1 && c.outstanding() == 0 && c.settled() == nil && errors.Is(err, ErrClosed) {
+			done, _ := c.settled()
+			if ctx.Err() == nil && len(listing) == 1 && c.outstanding() == 0 && done && errors.Is(err, ErrClosed) {
 				return open, nil
 			}
 			return false, err
@@ -298,14 +301,17 @@ func (c *Conn) Serve(ctx context.Context, first *File, files <-chan *File) (more
 	}
 }
 
-// settled tells whether the peer has said what becomes of every file.
-func (c *Conn) settled() error {
+// settled tells, when the peer has completed everything, whether we have as well: an empty file is completed when it is
+// wanted, while it waits here to be sent. What is completed must have been wanted or skipped.
+func (c *Conn) settled() (done bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n := len(c.files); n > 0 {
-		return fmt.Errorf("%w: %d files are completed and were neither wanted nor skipped", ErrProtocol, n)
+	for _, s := range c.files {
+		if !s.wanted {
+			return false, fmt.Errorf("%w: a file is completed that was neither wanted nor skipped", ErrProtocol)
+		}
 	}
-	return nil
+	return c.busy == 0 && len(c.files) == 0, nil
 }
 
 // room tells whether one more file may be listed.

@@ -70,8 +70,8 @@ type Locator struct {
 	Needs []string
 	// Pattern gives the path. It gets the values that can be part of a path and must fail for a variable without value.
 	Pattern func(Vars) (string, error)
-	// Script gives the path by asking a program of the site, which may take long. An empty path means no drive.
-	Script func(ctx context.Context, v Vars) (string, error)
+	// Script asks a program of the site, which may take long.
+	Script func(ctx context.Context, v Vars) (Found, error)
 	// Title gives the title. Nil means the locator's name.
 	Title func(Vars) (string, error)
 
@@ -90,6 +90,13 @@ type Locator struct {
 	// Owner and Group give the names that the directory should have.
 	Owner, Group func(Vars) (string, error)
 	Mode         uint32 // permission bits that the directory should have
+}
+
+// Found is what a script says about a drive.
+type Found struct {
+	Path     string // empty: there is no such drive
+	Title    string // empty: as Locator.Title says
+	ReadOnly bool   // also if the locator is not
 }
 
 // Directory is what Create has to make. It must be harmless when the directory exists already.
@@ -127,10 +134,11 @@ func locate(ctx context.Context, provider string, owner ident.Owner, c Category,
 			return located{}, fmt.Errorf("%w: %s is not known", errNotYet, name)
 		}
 	}
-	path, err := locatePath(ctx, l, vars)
-	if err != nil || path == "" {
+	found, err := find(ctx, l, vars)
+	if err != nil || found.Path == "" {
 		return located{}, err
 	}
+	path := found.Path
 	root, err := checkPath(path, l.AllowedRoots)
 	if err != nil {
 		return located{}, err
@@ -141,16 +149,19 @@ func locate(ctx context.Context, provider string, owner ident.Owner, c Category,
 			return located{}, fmt.Errorf("title: %w", err)
 		}
 	}
+	if found.Title != "" {
+		title = found.Title
+	}
 	return located{
 		drive: store.Drive{
 			ProviderGeneratedID: GeneratedID(provider, owner, path), Owner: owner, Category: c.Name, Locator: l.Name,
-			Title: cleanTitle(title, l.Name), Path: path, ReadOnly: l.ReadOnly, State: store.DriveDesired,
+			Title: cleanTitle(title, l.Name), Path: path, ReadOnly: l.ReadOnly || found.ReadOnly, State: store.DriveDesired,
 		},
 		root: root, locator: l, vars: vars,
 	}, nil
 }
 
-func locatePath(ctx context.Context, l *Locator, vars Vars) (string, error) {
+func find(ctx context.Context, l *Locator, vars Vars) (Found, error) {
 	if l.Script != nil {
 		return l.Script(ctx, vars) // gets the values as data
 	}
@@ -168,7 +179,7 @@ func locatePath(ctx context.Context, l *Locator, vars Vars) (string, error) {
 		slices.Sort(dropped)
 		err = fmt.Errorf("%w (cannot be used in a path: %s)", err, strings.Join(dropped, ", "))
 	}
-	return path, err
+	return Found{Path: path}, err
 }
 
 // GeneratedID is the id by which Core and we know a drive before and after its registration. It depends on nothing but

@@ -39,13 +39,14 @@ func TestLocate(t *testing.T) {
 	userVars := Vars{VarUCloudUsername: "Karin#2718", VarLocalUsername: "karin01", VarUID: "1000", VarLocalPrimaryGroup: "staff"}
 	projectVars := Vars{VarUCloudProjectID: "p-1", VarProjectTitle: "Climate / Model\n", VarLocalGroupName: "climate", VarGID: "7"}
 	for name, tc := range map[string]struct {
-		owner   ident.Owner
-		locator Locator
-		vars    Vars
-		path    string
-		title   string
-		notYet  bool
-		fails   bool
+		owner    ident.Owner
+		locator  Locator
+		vars     Vars
+		path     string
+		title    string
+		notYet   bool
+		fails    bool
+		readOnly bool
 	}{
 		"home": {
 			owner: user, vars: userVars, path: "/home/karin01", title: "Home of Karin#2718",
@@ -91,6 +92,13 @@ func TestLocate(t *testing.T) {
 			owner: user, vars: userVars, path: "/home/x", title: "s",
 			locator: Locator{Name: "s", Script: answer("/home/x"), AllowedRoots: []string{"/home"}},
 		},
+		"script with title": {
+			owner: user, vars: userVars, path: "/home/x", title: "Its own", readOnly: true,
+			locator: Locator{
+				Name: "s", Title: expand("Ours"), AllowedRoots: []string{"/home"},
+				Script: func(context.Context, Vars) (Found, error) { return Found{"/home/x", "Its own", true}, nil },
+			},
+		},
 		"long title": {
 			owner: user, vars: userVars, path: "/home/x", title: strings.Repeat("ü", 100),
 			locator: Locator{Name: "s", Script: answer("/home/x"), Title: expand(strings.Repeat("ü", 300)), AllowedRoots: []string{"/home"}},
@@ -110,7 +118,7 @@ func TestLocate(t *testing.T) {
 			if errors.Is(err, errNotYet) != tc.notYet || (err != nil) != (tc.fails || tc.notYet) {
 				t.Fatalf("error %v", err)
 			}
-			if got.drive.Path != tc.path || got.drive.Title != tc.title {
+			if got.drive.Path != tc.path || got.drive.Title != tc.title || got.drive.ReadOnly != tc.readOnly {
 				t.Fatalf("got %q, %q", got.drive.Path, got.drive.Title)
 			}
 			if tc.path != "" && got.drive.ProviderGeneratedID != "hpc-"+tc.owner.Reference()+"\n"+tc.path {
@@ -120,8 +128,8 @@ func TestLocate(t *testing.T) {
 	}
 }
 
-func answer(path string) func(context.Context, Vars) (string, error) {
-	return func(context.Context, Vars) (string, error) { return path, nil }
+func answer(path string) func(context.Context, Vars) (Found, error) {
+	return func(context.Context, Vars) (Found, error) { return Found{Path: path}, nil }
 }
 
 func TestGroupWithoutName(t *testing.T) {

@@ -156,7 +156,12 @@ func (s *server) locator(p *storagePlan, name string, l *config.DriveLocator) (d
 		if err != nil {
 			return out, err
 		}
-		out.Script, out.Needs = scripts.Locator[driveplan.Vars](h, &s.locations), scriptNeeds(out.Entity)
+		ask := scripts.Locator[driveplan.Vars](h, &s.locations)
+		out.Script = func(ctx context.Context, v driveplan.Vars) (driveplan.Found, error) {
+			l, err := ask(ctx, v)
+			return driveplan.Found(l), err
+		}
+		out.Needs = scriptNeeds(out.Entity)
 	} else {
 		out.Needs = l.Pattern.Variables()
 		out.Pattern = func(v driveplan.Vars) (string, error) { return l.Pattern.Expand(v) }

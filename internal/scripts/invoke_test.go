@@ -226,9 +226,9 @@ func TestReferenceScriptRunsUnchanged(t *testing.T) {
 		echo "{\"path\": \"/projects/$gid\"}"`, nil)
 	type vars map[string]string
 	where := Locator[vars](h, nil)
-	path, err := where(t.Context(), vars{"locatorName": "work", "categoryName": "disk", "ucloudProjectId": "p-1", "gid": "30417"})
-	if err != nil || path != "/projects/30417" {
-		t.Errorf("%q, %v", path, err)
+	found, err := where(t.Context(), vars{"locatorName": "work", "categoryName": "disk", "ucloudProjectId": "p-1", "gid": "30417"})
+	if err != nil || found != (Location{Path: "/projects/30417"}) {
+		t.Errorf("%+v, %v", found, err)
 	}
 	e := s.log.last(t)
 	if e.Owner != (ident.Owner{Project: "p-1"}) || e.Stderr != "looking for p-1\n" || e.StderrBytes != 16 {
@@ -252,8 +252,8 @@ func TestLocators(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := where(t.Context(), vars(user))
-		if got != want || (err != nil) != fails {
-			t.Errorf("%s: %q, %v", reply, got, err)
+		if got.Path != want || (err != nil) != fails {
+			t.Errorf("%s: %+v, %v", reply, got, err)
 		}
 	}
 	ask(`{}`, "a", "", true) // says nothing: a broken script must not make drives vanish
@@ -264,12 +264,17 @@ func TestLocators(t *testing.T) {
 	ask(`{"path": "/x"}`, "a", "", false)
 	cache.Forget(ident.Owner{User: "a"})
 	ask(`{"path": "/x", "title": "T", "readOnly": true}`, "a", "/x", false)
+	if got, err := where(t.Context(), vars("a")); err != nil || got != (Location{"/x", "T", true}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	ask(`{"path": "/x", "title": 7}`, "b", "", true)
+	ask(`{"path": "/x", "readOnly": "no"}`, "b", "", true)
 	ask(`{"path": ""}`, "b", "", false)
 	ask(`{"path": "/y"}`, "a", "/x", false)
 	other := vars("a")
 	other["uid"] = "7" // another account now
-	if got, err := where(t.Context(), other); err != nil || got != "/y" {
-		t.Errorf("%q, %v", got, err)
+	if got, err := where(t.Context(), other); err != nil || got != (Location{Path: "/y"}) {
+		t.Errorf("%+v, %v", got, err)
 	}
 	cache.Keep(h)
 	ask(`{"path": "/z"}`, "b", "", false)

@@ -23,8 +23,15 @@ type Locations struct {
 
 type location struct {
 	vars  map[string]string // that the script was given
-	path  string
+	found Location
 	until time.Time
+}
+
+// Location is where a script has found a drive. An empty path means that there is no such drive.
+type Location struct {
+	Path     string
+	Title    string // empty: as configured
+	ReadOnly bool
 }
 
 // Forget has scripts asked again about owners: something about them has changed.
@@ -38,17 +45,17 @@ func (l *Locations) Forget(owners ...ident.Owner) {
 	}
 }
 
-func (l *Locations) get(h *Hook, o ident.Owner, vars map[string]string) (path string, ok bool) {
+func (l *Locations) get(h *Hook, o ident.Owner, vars map[string]string) (Location, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	found, ok := l.m[h][o][locationName(vars)]
 	if !ok || !time.Now().Before(found.until) || !maps.Equal(found.vars, vars) {
-		return "", false
+		return Location{}, false
 	}
-	return found.path, true
+	return found.found, true
 }
 
-func (l *Locations) put(h *Hook, o ident.Owner, vars map[string]string, path string) {
+func (l *Locations) put(h *Hook, o ident.Owner, vars map[string]string, found Location) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.m == nil {
@@ -62,7 +69,7 @@ func (l *Locations) put(h *Hook, o ident.Owner, vars map[string]string, path str
 	if byOwner[o] == nil {
 		byOwner[o] = map[string]location{}
 	}
-	byOwner[o][locationName(vars)] = location{vars: maps.Clone(vars), path: path, until: time.Now().Add(locationLife)}
+	byOwner[o][locationName(vars)] = location{vars: maps.Clone(vars), found: found, until: time.Now().Add(locationLife)}
 }
 
 // Keep drops what hooks have said that are not in use any more, after a reload.
@@ -104,19 +111,18 @@ func ownerOf(vars map[string]string) ident.Owner {
 }
 
 // Locator makes a function that asks the hook, which must be a [HookDriveLocator], where the drive of an owner is. The
-// script gets the variables as they are; an empty path means that there is no such drive. Whoever uses the path checks
-// it. l is where answers are remembered; nil: nowhere.
+// script gets the variables as they are. Whoever uses the path checks it. l is where answers are remembered; nil: nowhere.
 //
 // V is the type of the variables, such as driveplan.Vars.
-func Locator[V ~map[string]string](h *Hook, l *Locations) func(ctx context.Context, vars V) (string, error) {
-	return func(ctx context.Context, vars V) (string, error) { return h.locate(ctx, l, vars) }
+func Locator[V ~map[string]string](h *Hook, l *Locations) func(ctx context.Context, vars V) (Location, error) {
+	return func(ctx context.Context, vars V) (Location, error) { return h.locate(ctx, l, vars) }
 }
 
-func (h *Hook) locate(ctx context.Context, l *Locations, vars map[string]string) (string, error) {
+func (h *Hook) locate(ctx context.Context, l *Locations, vars map[string]string) (Location, error) {
 	owner := ownerOf(vars)
 	if l != nil {
-		if path, ok := l.get(h, owner, vars); ok {
-			return path, nil
+		if found, ok := l.get(h, owner, vars); ok {
+			return found, nil
 		}
 	}
 	var reply locatorReply
@@ -124,11 +130,11 @@ func (h *Hook) locate(ctx context.Context, l *Locations, vars map[string]string)
 		Key: "owner/" + owner.Reference() + "/" + locationName(vars), Owner: owner, Request: vars, Reason: "evaluation",
 	}, &reply)
 	if err != nil {
-		return "", err
+		return Location{}, err
 	}
-	path, err := reply.path()
-	if err == nil && l != nil {
-		l.put(h, owner, vars, path)
+	found := reply.location()
+	if l != nil {
+		l.put(h, owner, vars, found)
 	}
-	return path, err
+	return found, nil
 }

@@ -126,9 +126,9 @@ func (r *UsageBatchReply) Check() error {
 
 // locatorReply is the reply of [HookDriveLocator].
 type locatorReply struct {
-	Path     json.RawMessage `json:"path"`
-	Title    json.RawMessage `json:"title"`    // not used yet
-	ReadOnly json.RawMessage `json:"readOnly"` // not used yet
+	Path     json.RawMessage `json:"path"` // text or null; it must be there
+	Title    *string         `json:"title"`
+	ReadOnly *bool           `json:"readOnly"`
 }
 
 // Check implements [Checker].
@@ -138,6 +138,16 @@ func (r *locatorReply) Check() error {
 	}
 	_, err := r.path()
 	return err
+}
+
+// location is the reply after it was checked.
+func (r *locatorReply) location() (l Location) {
+	l.Path, _ = r.path() // was checked
+	if r.Title != nil {
+		l.Title = *r.Title
+	}
+	l.ReadOnly = r.ReadOnly != nil && *r.ReadOnly
+	return l
 }
 
 // path is empty for null and for an empty text: the owner has no such drive.

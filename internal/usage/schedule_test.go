@@ -137,6 +137,41 @@ func TestSchedule(t *testing.T) {
 	})
 }
 
+// TestManyDrives: thousands of drives are measured within the interval and reported in full batches, once.
+func TestManyDrives(t *testing.T) {
+	t.Parallel()
+	db := storetest.SQLite(t)
+	synctest.Test(t, func(t *testing.T) {
+		const n = 600
+		update(t, db, func(tx *store.Tx) error {
+			for i := range n {
+				if err := tx.PutDrive(drive(ident.Owner{User: ident.UCloudUser(fmt.Sprint("u", i))}, "disk", "home", i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		m, core := newMeter(t, 100, 30*time.Second), newCore(t)
+		s := newService(t, db, core, Category{Name: "disk", UnitBytes: 1, Measure: m, Parallel: 2})
+		during(t, s, 5*time.Minute)
+		if len(m.times) != n || m.most != 200 || len(core.totals) != n {
+			t.Errorf("%d drives were measured, %d at once, %d are at Core", len(m.times), m.most, len(core.totals))
+		}
+		if calls := core.take(); len(calls) < 2 || len(calls) > 4 {
+			t.Errorf("%d reports", len(calls))
+		}
+		during(t, s, 20*time.Minute) // after a restart: measured again when it is time, and nothing new to say
+		if calls := core.take(); len(calls) != 0 {
+			t.Errorf("%d reports of what Core knows", len(calls))
+		}
+		for id, at := range m.times {
+			if len(at) != 2 {
+				t.Fatalf("%q was measured %d times", id, len(at))
+			}
+		}
+	})
+}
+
 // TestDailyRefresh: what does not change is sent once a day, what changes within seconds.
 func TestDailyRefresh(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/fnv"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -194,6 +195,10 @@ func (s *Service) measureLoop(ctx context.Context) {
 func (s *Service) plan(ctx context.Context) (plan, error) {
 	now := time.Now()
 	p := plan{due: map[string][]store.Drive{}, made: now, till: now.Add(planLife)}
+	// What is being measured now may be done when the database has been read, and the outcome not be in what was read.
+	s.mu.Lock()
+	busy := maps.Clone(s.busy)
+	s.mu.Unlock()
 	var drives []store.Drive
 	var usages []store.DriveUsage
 	err := s.o.Store.View(ctx, func(tx *store.Tx) (err error) {
@@ -217,7 +222,7 @@ func (s *Service) plan(ctx context.Context) (plan, error) {
 		id := d.ProviderGeneratedID
 		there[id] = true
 		c, ok := s.categories[d.Category]
-		if !ok || c.Measure == nil || !measurable(d.State) || s.busy[id] {
+		if !ok || c.Measure == nil || !measurable(d.State) || s.busy[id] || busy[id] {
 			continue
 		}
 		last := tried[id]

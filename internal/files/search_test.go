@@ -248,10 +248,10 @@ func TestSearchStays(t *testing.T) {
 		t.Skip("needs root for mounting")
 	}
 	base := t.TempDir()
-	for _, dir := range []string{"far", "loop", "a/up", "side", "b/x"} {
+	for _, dir := range []string{"far", "loop", "a/up", "side", "b/x", "c/d/e/f"} {
 		check(t, os.MkdirAll(filepath.Join(base, dir), 0o755))
 	}
-	touch(t, base, "b/x/hit", "hit")
+	touch(t, base, "b/x/hit", "hit", "c/d/hit")
 	mount := func(what, where, kind string, flags uintptr) {
 		t.Helper()
 		where = filepath.Join(base, where)
@@ -265,8 +265,9 @@ func TestSearchStays(t *testing.T) {
 	mount(base, "loop", "", unix.MS_BIND|unix.MS_REC)
 	mount(base, "a/up", "", unix.MS_BIND)
 	mount(filepath.Join(base, "b"), "side", "", unix.MS_BIND)
+	mount(filepath.Join(base, "c", "d"), "c/d/e/f", "", unix.MS_BIND)
 	s := searchIn(t, base, nil)
-	want := []string{"b/x/hit", "hit", "side/x/hit"}
+	want := []string{"b/x/hit", "c/d/hit", "hit", "side/x/hit"}
 	if got := collect(t, s, searchFor("hit", "/5012", nil)); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

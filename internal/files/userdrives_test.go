@@ -237,6 +237,7 @@ func TestDriveFolderIsTaken(t *testing.T) {
 	base, outside := t.TempDir(), t.TempDir()
 	check(t, os.MkdirAll(filepath.Join(base, "Drives"), 0o700))
 	check(t, os.Symlink(outside, filepath.Join(base, "Drives", "x-1")))
+	check(t, os.Symlink("..", filepath.Join(base, "Drives", "x-2")))
 	touch(t, base, "Drives/x-1(1)")
 	if os.Geteuid() == 0 {
 		check(t, os.Mkdir(filepath.Join(base, "Drives", "x-1(2)"), 0o777))
@@ -248,6 +249,9 @@ func TestDriveFolderIsTaken(t *testing.T) {
 	for range 2 {
 		if id := must(createOne(s, newDrive("1", "x")))(t); !strings.HasSuffix(id, "/Drives/x-1(3)") {
 			t.Errorf("got %q", id)
+		}
+		if id := must(createOne(s, newDrive("2", "x")))(t); !strings.HasSuffix(id, "/Drives/x-2(1)") {
+			t.Errorf("beside a link in the drive: %q", id)
 		}
 	}
 }

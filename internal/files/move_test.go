@@ -50,7 +50,18 @@ func content(base, rel string) string {
 // furnish makes a drive with something of every kind, beside a folder that is no part of it.
 func furnish(t *testing.T) (base, outside string) {
 	t.Helper()
-	return furnishIn(t, t.TempDir())
+	return furnishIn(t, memoryDir(t))
+}
+
+// memoryDir is a directory on no disk, so that tests need not wait for one; see TestCopyTree for the other case.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "files-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
+	return dir
 }
 
 func furnishIn(t *testing.T, tmp string) (base, outside string) {
@@ -304,68 +315,5 @@ func TestMovesToOneName(t *testing.T) {
 		if want := map[providerapi.ConflictPolicy]int{"RENAME": n, "REJECT": 1}[policy]; done != want || len(seen) != n {
 			t.Errorf("%s: %d moves succeeded, %d of %d files are left", policy, done, len(seen), n)
 		}
-	}
-}
-
-// swapping exchanges "d", a folder, for links to the outside and back until the test calls the result.
-func swapping(t *testing.T, base, outside string) (stop func()) {
-	t.Helper()
-	check(t, os.MkdirAll(filepath.Join(base, "d"), 0o770))
-	check(t, os.Symlink(outside, filepath.Join(base, "absolute")))
-	check(t, os.Symlink("../outside", filepath.Join(base, "relative")))
-	end := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-end:
-				return
-			default:
-			}
-			with := filepath.Join(base, [2]string{"absolute", "relative"}[i/2%2])
-			if err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(base, "d"), unix.AT_FDCWD, with, unix.RENAME_EXCHANGE); err != nil {
-				t.Errorf("exchange: %v", err)
-				return
-			}
-		}
-	})
-	return func() { close(end); wg.Wait() }
-}
-
-// TestMoveSwapRace: whoever exchanges a folder for a link to the outside while files are moved into it and out of it
-// never gets anything moved outside, nor anything from there.
-func TestMoveSwapRace(t *testing.T) {
-	t.Parallel()
-	rounds := 10_000
-	if testing.Short() {
-		rounds = 500
-	}
-	base, outside := furnish(t)
-	check(t, os.WriteFile(filepath.Join(outside, "only-outside"), []byte("SECRET"), 0o600))
-	s := newService(t, nil)
-	stop := swapping(t, base, outside)
-	moved, refused := 0, 0
-	for range rounds {
-		for _, item := range []providerapi.MoveFile{
-			moveItem(base, "a.txt", "d/a.txt", providerapi.ConflictReplace),
-			moveItem(base, "d/a.txt", "a.txt", providerapi.ConflictReject),
-			moveItem(base, "d/only-outside", "stolen", providerapi.ConflictReject),
-		} {
-			if err := moveOne(s, item); err == nil {
-				moved++
-			} else {
-				refused++
-			}
-		}
-	}
-	stop()
-	if got := content(outside, "only-outside"); got != "SECRET" || content(base, "stolen") != "" {
-		t.Error("something was taken from outside")
-	}
-	if left := must(os.ReadDir(outside))(t); len(left) != 2 {
-		t.Errorf("outside has %d entries", len(left))
-	}
-	if moved == 0 || refused <= rounds {
-		t.Errorf("%d moves and %d refusals: the race was not exercised", moved, refused)
 	}
 }

@@ -176,39 +176,6 @@ func TestManyToTheTrash(t *testing.T) {
 	}
 }
 
-// TestTrashSwapRace is [TestMoveSwapRace] for the trash.
-func TestTrashSwapRace(t *testing.T) {
-	t.Parallel()
-	rounds := 10_000
-	if testing.Short() {
-		rounds = 500
-	}
-	base, outside := furnish(t)
-	s := newService(t, nil)
-	stop := swapping(t, base, outside)
-	trashed, refused := 0, 0
-	for range rounds {
-		for _, rel := range []string{"d/f", "d/here"} {
-			if err := trashOne(s, base, rel); err == nil {
-				trashed++
-			} else {
-				refused++
-			}
-		}
-		if os.Rename(filepath.Join(base, "Trash", "here"), filepath.Join(base, "here")) != nil {
-			check(t, os.WriteFile(filepath.Join(base, "here"), nil, 0o600))
-		}
-		_ = moveOne(s, moveItem(base, "here", "d/here", providerapi.ConflictReplace))
-	}
-	stop()
-	if left := must(os.ReadDir(outside))(t); len(left) != 1 || content(outside, "f") != "outside" || content(base, "Trash/f") != "" {
-		t.Errorf("outside has changed: %d entries", len(left))
-	}
-	if trashed == 0 || refused == 0 {
-		t.Errorf("%d successes and %d refusals: the race was not exercised", trashed, refused)
-	}
-}
-
 func deleteItem(rel string, permissions ...providerapi.Permission) providerapi.DeleteFile {
 	if permissions == nil {
 		permissions = []providerapi.Permission{providerapi.PermissionRead, providerapi.PermissionEdit}

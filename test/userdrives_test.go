@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -143,5 +144,66 @@ func TestDrivesOfUsers(t *testing.T) {
 	w.must(err)
 	if got := find(ada, odd).ProviderGeneratedID; !strings.HasSuffix(got, "/My drives/_._.._etc_passwd-"+odd) {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestDrivesInAProject: a drive that one member makes is usable by the others, as the centre's permissions say, and
+// nobody else can do anything with it.
+func TestDrivesInAProject(t *testing.T) {
+	w := newWorld(t, settings{extra: "      userDrives: { locators: [home, work] }\n"})
+	ada, grace, eve := w.addPerson("Ada#1815"), w.addPerson("Grace#1906"), w.addPerson("Eve#1984")
+	w.running(ada, grace, eve)
+	const id = ident.ProjectID("5b0f7c1e-3a52-4d0e-9a5b-0c9f3f6f2a11")
+	dir := filepath.Join(w.base, "projects", string(id))
+	w.must(os.Mkdir(dir, 0o770))
+	w.must(os.Chown(dir, 0, int(w.site.GID)))
+	w.must(os.Chmod(dir, 0o770|os.ModeSetgid))
+	w.core.AddProject(id, "Analytical engines", ada.name, grace.name)
+	w.must(w.core.Allocate(ident.Owner{Project: id}, category, 10))
+	testkit.Eventually(t, "the project's drive", func() bool {
+		return slices.ContainsFunc(w.drives(grace), func(d providerapi.Drive) bool { return d.Specification.Title == "Work" })
+	})
+	drive := w.driveOf(ada)
+	drive.ID, drive.ProviderGeneratedID, drive.Specification.Title = "9001", "", "Plans"
+	drive.Owner = providerapi.ResourceOwner{CreatedBy: ada.name}
+	project := id
+	drive.Owner.Project = &project
+	items := func() map[string]any { return map[string]any{"items": []any{drive}} }
+	if got := w.raw(eve.name, "/files/collections", items(), nil); got.status != http.StatusNotFound {
+		t.Errorf("made by somebody who is no member: %d %s", got.status, got.body)
+	}
+	got := w.raw(ada.name, "/files/collections", items(), nil)
+	want := provider + "-" + string(id) + "\n" + filepath.Join(dir, "Drives", "Plans-9001")
+	var made providerapi.BulkResponse[providerapi.FindByID]
+	if got.status != http.StatusOK || json.Unmarshal(got.body, &made) != nil || len(made.Responses) != 1 || made.Responses[0].ID != want {
+		t.Fatalf("%d %s, want %q", got.status, got.body, want)
+	}
+	drive.ProviderGeneratedID = want
+	info, err := os.Stat(filepath.Join(dir, "Drives", "Plans-9001"))
+	w.must(err)
+	st := info.Sys().(*syscall.Stat_t)
+	if st.Uid != uint32(ada.account.UID) || st.Gid != uint32(w.site.GID) || info.Mode().Perm() != 0o770 || info.Mode()&os.ModeSetgid == 0 {
+		t.Errorf("the folder belongs to %d:%d, mode %v", st.Uid, st.Gid, info.Mode())
+	}
+	// Another member works in it, and so does the first one with what that has made.
+	for i, p := range []*person{grace, ada} {
+		got := w.raw(p.name, "/files/folder", map[string]any{"items": []any{map[string]any{
+			"id": []string{"/9001/a", "/9001/a/b"}[i], "conflictPolicy": "REJECT", "resolvedCollection": drive,
+		}}}, nil)
+		if got.status != http.StatusOK {
+			t.Errorf("%s makes a folder: %d %s", p.name, got.status, got.body)
+		}
+	}
+	if got := w.send(http.MethodDelete, eve.name, "/files/collections", items(), nil); got.status != http.StatusNotFound {
+		t.Errorf("deleted by somebody who is no member: %d %s", got.status, got.body)
+	}
+	if got := w.send(http.MethodDelete, grace.name, "/files/collections", items(), nil); got.status != http.StatusOK {
+		t.Errorf("deleted by another member: %d %s", got.status, got.body)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "Trash", "Plans-9001", "a", "b")); err != nil {
+		t.Error(err)
+	}
+	if got := w.send(http.MethodDelete, ada.name, "/files/collections", items(), nil); got.status != http.StatusOK {
+		t.Errorf("deleted again: %d %s", got.status, got.body)
 	}
 }

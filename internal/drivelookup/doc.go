@@ -2,7 +2,8 @@
 //
 // Core sends the whole drive with most calls. Deleting files and searching name it by id only, so an instance that has
 // not seen the drive asks the server ([ipcapi.DriveFind]). The server has the drives it has registered itself; all others
-// it asks Core for, and remembers the answer for a while.
+// it asks Core for, and remembers the answer for a while. A drive that its owner has shared with somebody outside of its
+// workspace, by Core's access list, is not found here: an instance knows it after a call that came with it.
 //
 // # Trust
 //

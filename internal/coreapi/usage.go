@@ -43,3 +43,12 @@ func (c *Client) ReportUsage(ctx context.Context, items []providerapi.UsageItem)
 	}
 	return answer.Responses, nil
 }
+
+// RegisterGift asks Core to grant a user a quota of ours. It must not be repeated when the outcome is unknown: each call
+// that Core carries out grants again. The Core of today has no handler for it and answers 404.
+func (c *Client) RegisterGift(ctx context.Context, g providerapi.ProviderGift) error {
+	return c.do(ctx, call{
+		name: "accounting.v2.registerProviderGift", method: http.MethodPost, path: "/api/accounting/v2/registerProviderGift",
+		body: providerapi.BulkRequest[providerapi.ProviderGift]{Items: []providerapi.ProviderGift{g}},
+	}, nil)
+}

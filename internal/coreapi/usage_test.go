@@ -110,3 +110,18 @@ func TestUsageAnswerOfAnotherLength(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestGift replays a Core without a handler, and compares with the documented request.
+func TestGift(t *testing.T) {
+	t.Parallel()
+	c := replay(t, recording(t, "12-usage.md", 13))
+	gift := providerapi.ProviderGift{OwnerUsername: "recuser", Category: providerapi.CategoryReference{Name: "rec-storage", Provider: "recprov"}, Quota: 3}
+	if err := c.RegisterGift(t.Context(), gift); Status(err) != http.StatusNotFound {
+		t.Error(err)
+	}
+	out, err := json.Marshal(providerapi.BulkRequest[providerapi.ProviderGift]{Items: []providerapi.ProviderGift{gift}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	apischema.Core(t).Request(t, "accounting.v2.registerProviderGift", out)
+}

@@ -1,5 +1,7 @@
 package providerapi
 
+import "ucloud-im/internal/ident"
+
 // CategoryReference names a product category (ProductCategoryIdV2 of the contract).
 type CategoryReference struct {
 	Name     string `json:"name"`
@@ -21,4 +23,12 @@ type UsageItem struct {
 type UsageDescription struct {
 	Scope       *string `json:"scope"`
 	Description *string `json:"description"`
+}
+
+// ProviderGift asks Core to grant a user something of ours (contract 30 section 6).
+type ProviderGift struct {
+	OwnerUsername ident.UCloudUser  `json:"ownerUsername"`
+	Category      CategoryReference `json:"category"`
+	Quota         int64             `json:"quota"` // in the category's unit
+	ExpiresAt     *Millis           `json:"expiresAt"`
 }

@@ -90,7 +90,7 @@ func (s *server) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return s.users.Repair(ctx)
+	return errors.Join(s.users.Repair(ctx), s.giveGifts(ctx))
 }
 
 // close closes what open opened, in reverse order. Parts that run have ended by then.

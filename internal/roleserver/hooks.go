@@ -36,6 +36,9 @@ func (s *server) userActive(ctx context.Context, user ident.UCloudUser) {
 		s.log.Error("the projects of a new user cannot be read; their drives are looked at later", "user", user, "error", err)
 	}
 	s.ownersChanged(owners...)
+	if err := s.gifts.Connected(context.WithoutCancel(ctx), user); err != nil {
+		s.log.Error("the free quota of a user is asked for with the next start", "user", user, "error", err)
+	}
 }
 
 // userInactive is told that a user's mapping has ended. The call that caused it must be answered quickly, so the

@@ -3,6 +3,7 @@ package roleserver
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"ucloud-im/internal/scripts"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/usage"
+	"ucloud-im/internal/usage/gift"
 	"ucloud-im/internal/usage/quota"
 )
 
@@ -24,6 +26,7 @@ type management struct {
 	quotas     *quota.Worker
 	usage      *usage.Service
 	drives     *driveplan.Planner
+	gifts      *gift.Gifts
 	scriptSeen scriptMetrics
 }
 
@@ -61,6 +64,13 @@ func (s *server) buildManagement(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	s.gifts, err = gift.New(gift.Options{
+		Provider: cfg.Provider.ID.String(), Categories: plan.gifts, Store: s.store, Core: s.client, Declared: s.products.Declared,
+		Outbox: s.outbox, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
 	s.drives, err = driveplan.New(driveplan.Options{
 		Provider: cfg.Provider.ID.String(), Categories: plan.locators, Store: s.store, Core: s.client, Products: s.products,
 		Accounts: accountsOf{s.users, s.policy, s.store}, Outbox: s.outbox, Log: s.log,
@@ -74,6 +84,7 @@ type storagePlan struct {
 	locators []driveplan.Category
 	quotas   []quota.Category
 	usage    []usage.Category
+	gifts    []gift.Category
 	hooks    []*scripts.Hook
 }
 
@@ -84,14 +95,14 @@ func (s *server) storagePlan(cfg *config.Config) (p storagePlan, err error) {
 		MaxOutput: int(cfg.Scripts.MaxOutput.Bytes()), Redact: cfg.Scripts.Redact,
 	})
 	for name, fs := range cfg.Services.FileSystems.All() {
-		if err := s.planFileSystem(&p, name, fs); err != nil {
+		if err := s.planFileSystem(&p, cfg, name, fs); err != nil {
 			return p, fmt.Errorf("services.fileSystems.%s: %w", name, err)
 		}
 	}
 	return p, nil
 }
 
-func (s *server) planFileSystem(p *storagePlan, name string, fs *config.FileSystem) error {
+func (s *server) planFileSystem(p *storagePlan, cfg *config.Config, name string, fs *config.FileSystem) error {
 	m := fs.Management
 	if m == nil {
 		m = &config.Management{Type: config.ManagementNone}
@@ -143,8 +154,38 @@ func (s *server) planFileSystem(p *storagePlan, name string, fs *config.FileSyst
 		}
 		drives.Locators = append(drives.Locators, out)
 	}
+	if g := freeQuota(name, fs); g.Units > 0 && cfg.Managed() {
+		p.gifts = append(p.gifts, g)
+	}
 	p.locators, p.usage = append(p.locators, drives), append(p.usage, measured)
 	return nil
+}
+
+// freeQuota is what every user gets of a product: that of all its locators for users together.
+func freeQuota(name string, fs *config.FileSystem) gift.Category {
+	g := gift.Category{Name: name}
+	for _, l := range fs.DriveLocators.All() {
+		if l.Entity == config.EntityUser && l.FreeQuota != nil {
+			g.Units += int64(*l.FreeQuota)
+			g.Again = g.Again || !l.FreeQuotaOnce
+		}
+	}
+	return g
+}
+
+// giveGifts asks for what connected users were never given.
+func (s *server) giveGifts(ctx context.Context) error {
+	mappings, err := s.users.Mappings(ctx)
+	if err != nil {
+		return err
+	}
+	var users []ident.UCloudUser
+	for _, m := range mappings {
+		if m.State == store.MappingActive {
+			users = append(users, m.User)
+		}
+	}
+	return s.gifts.Repair(ctx, users)
 }
 
 // locator makes the locator of a configured one. Variables of pattern and title are needed, those of a script are up to
@@ -260,7 +301,7 @@ func (s *server) openSpool(p storagePlan) error {
 }
 
 // setStorage takes over services.fileSystems of a new configuration.
-func (s *server) setStorage(p storagePlan) error {
+func (s *server) setStorage(ctx context.Context, p storagePlan) error {
 	if err := s.openSpool(p); err != nil {
 		return err
 	}
@@ -270,8 +311,9 @@ func (s *server) setStorage(p storagePlan) error {
 	if err := s.usage.SetCategories(p.usage); err != nil {
 		return err
 	}
+	s.gifts.SetCategories(p.gifts)
 	s.locations.Keep(p.hooks...)
-	return s.drives.SetCategories(p.locators)
+	return errors.Join(s.drives.SetCategories(p.locators), s.giveGifts(ctx))
 }
 
 // ownersChanged has everything looked at again that depends on who owners are and what they were given.

@@ -75,7 +75,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	s.core.SetRefreshToken(next.Server.RefreshToken.Value())
 	s.products.SetCatalog(catalogue)
 	s.tasks.SetLimits(next.Tasks.MaxPerUser, next.Tasks.MaxGlobal)
-	drivesErr := s.setStorage(plan)
+	drivesErr := s.setStorage(ctx, plan)
 	s.launcher.Reconfigure(ctx)
 	s.launcher.Recheck(ctx) // maintenance, limits of uids and denied users may stop an instance
 	return report, drivesErr

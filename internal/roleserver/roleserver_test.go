@@ -15,6 +15,7 @@ import (
 	"ucloud-im/internal/driveplan"
 	"ucloud-im/internal/scripts"
 	"ucloud-im/internal/usage"
+	"ucloud-im/internal/usage/gift"
 )
 
 const base = `version: 1
@@ -125,6 +126,9 @@ func TestManagedPlan(t *testing.T) {
 	}
 	if archive.Ready != nil || archive.Owned == nil {
 		t.Errorf("%+v", archive)
+	}
+	if len(p.gifts) != 1 || p.gifts[0] != (gift.Category{Name: "disk", Units: 1}) {
+		t.Errorf("%+v", p.gifts)
 	}
 	if len(p.hooks) != 3 {
 		t.Errorf("%d hooks", len(p.hooks))

@@ -72,7 +72,7 @@ services:
       payment: { type: Resource, unit: GB }
       driveLocators:
         work: { entity: Project, script: %s, allowedRoots: [%s/projects], title: "Work of #{ucloudProjectTitle}" }
-        home: { entity: User, pattern: "%s", title: Home, freeQuota: 0 }
+        home: { entity: User, pattern: "%s", title: Home, freeQuota: 5 }
 `, category, w.script("quota", quotaScript), w.script("usage", usageScript), w.script("removed", removedScript),
 		w.script("locate", locatorScript), w.base, w.homePattern())
 }
@@ -255,6 +255,10 @@ func TestManagedStorage(t *testing.T) {
 	testkit.Eventually(t, "onDriveRemoved", func() bool { return strings.Contains(w.read("removed"), `"filePath":"`+dir+`"`) })
 	if _, err := os.Stat(filepath.Join(dir, "after")); err != nil {
 		t.Error(err)
+	}
+
+	if n := w.core.Calls("/api/accounting/v2/registerProviderGift"); n != 1 {
+		t.Errorf("the free quota of one connected user was asked for %d times", n)
 	}
 
 	// Requests are private, and gone after the calls.

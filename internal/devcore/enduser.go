@@ -30,6 +30,7 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 	mux.HandleFunc("GET /api/files/collections/control/browse", c.control(c.serveBrowseDrives))
 	mux.HandleFunc("GET /api/files/collections/control/retrieve", c.control(c.serveRetrieveDrive))
 	mux.HandleFunc("POST /api/accounting/v2/reportUsage", c.control(c.serveReportUsage))
+	mux.HandleFunc("POST /api/accounting/v2/registerProviderGift", c.control(http.NotFound)) // recording 12 section 13
 	// Calls of end users.
 	mux.HandleFunc("POST /auth/loginServer", c.serveLogin)
 	mux.HandleFunc("GET /api/providers/integration/browse", c.endUser(c.serveConnections))

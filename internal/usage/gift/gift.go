@@ -204,7 +204,7 @@ func (g *Gifts) deliver(ctx context.Context, e store.OutboxEntry) (outbox.Result
 	case err == nil:
 		g.log.Info("a user was given the free quota", "user", p.User, "category", p.Category, "units", p.Units)
 		return note(noteGiven), nil
-	case status == http.StatusNotFound:
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
 		g.log.Info("this UCloud grants no free quota: let an allocator set up a gift there", "user", p.User, "category", p.Category, "units", p.Units)
 		return note(noteNotOffered), nil
 	case coreapi.Unanswered(err):

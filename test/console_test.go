@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
@@ -36,6 +38,7 @@ type uploadPeer struct {
 	listed  map[string]int64 // path -> size, of all connections
 	got     map[string]int64 // path -> bytes
 	chunks  map[string][]int
+	order   []string // paths in the order in which they were begun
 	closes  []websocket.StatusCode
 	queries []string // of downloads
 	most    int      // files that were listed and not completed
@@ -159,6 +162,9 @@ func (u *uploadPeer) upload(w http.ResponseWriter, r *http.Request) {
 				u.t.Errorf("a chunk of %d bytes, %d are missing of %s", n, left[id], f.path)
 			}
 			u.mu.Lock()
+			if _, begun := u.chunks[f.path]; !begun {
+				u.order = append(u.order, f.path)
+			}
 			u.chunks[f.path] = append(u.chunks[f.path], int(n))
 			u.got[f.path] += n
 			u.listed[f.path] = f.size
@@ -167,6 +173,13 @@ func (u *uploadPeer) upload(w http.ResponseWriter, r *http.Request) {
 				delete(left, id)
 				settled++
 			}
+		case 3:
+			id := binary.BigEndian.Uint32(data[1:])
+			if _, open := left[id]; !open || len(data) != 5 {
+				u.t.Errorf("SKIP for the id %d in %d bytes", id, len(data))
+			}
+			delete(left, id)
+			settled++
 		default:
 			u.t.Errorf("opcode %d from a browser", op)
 			return
@@ -290,6 +303,35 @@ func TestConsoleListing(t *testing.T) {
 	}
 }
 
+// TestConsoleOrder: the files that were asked for last are read first, at most 256 at a time.
+func TestConsoleOrder(t *testing.T) {
+	p, u := peerPage(t)
+	const files = 600
+	sizes := map[string]int64{}
+	for i := range files {
+		sizes[fmt.Sprintf("%04d", i)] = 10
+	}
+	var listed []string
+	u.skip = func(path string) bool { listed = append(listed, path); return false } // in the order of the listing
+	p.do("choose a folder", chromedp.SetUploadFiles("#upload-folder", []string{folder(t, "order", sizes)}))
+	p.uploadState("done")
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	last := map[string]bool{}
+	for _, path := range listed[files-256:] {
+		last[path] = true
+	}
+	n := 0
+	for _, path := range u.order[:100] {
+		if last[path] {
+			n++
+		}
+	}
+	if n < 80 { // some may have been overtaken
+		t.Errorf("of the first 100 files only %d are among the last 256 that were asked for", n)
+	}
+}
+
 // TestConsoleChunks: large files go in pieces of 16,000,000 bytes, a single file has an empty path, and the link of a
 // download gets the user's name as it is.
 func TestConsoleChunks(t *testing.T) {
@@ -327,6 +369,30 @@ func TestConsoleFailure(t *testing.T) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.got) != 3 {
+		t.Errorf("sent %v", u.got)
+	}
+}
+
+// TestConsoleUnreadable: a file that has changed since it was listed is skipped, and the others are sent.
+func TestConsoleUnreadable(t *testing.T) {
+	p, u := peerPage(t)
+	dir := folder(t, "data", map[string]int64{"good": 10, "changed": 20})
+	u.refuse = func() string {
+		// Chromium refuses to read a file whose time is another one than when it was chosen.
+		path := filepath.Join(dir, "changed")
+		if err := errors.Join(os.Truncate(path, 5), os.Chtimes(path, time.Unix(1e9, 0), time.Unix(1e9, 0))); err != nil {
+			t.Error(err)
+		}
+		return ""
+	}
+	p.do("choose a folder", chromedp.SetUploadFiles("#upload-folder", []string{dir}))
+	p.uploadState("done")
+	if text := p.text("#uploads"); !strings.Contains(text, "1 file could not be read") {
+		t.Errorf("the console says %q", text)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.got["good"] != 10 || len(u.got) != 1 {
 		t.Errorf("sent %v", u.got)
 	}
 }

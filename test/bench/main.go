@@ -1,8 +1,8 @@
 //go:build bench
 
 // Command bench measures the whole system as it runs at a site and prints each figure beside its target: cold starts
-// through sudo, many users at once, what idle instances cost, what the gateway adds, and a directory of a million
-// entries. `make bench` runs it.
+// through sudo, many users at once, what idle instances cost, what the gateway adds, uploads, downloads, copies, deletions
+// and searches beside what plain tools need, and a directory of a million entries. `make bench` runs it.
 //
 // It starts the real programs with the simulated Core. As root it makes a service account, a sudo rule and several
 // hundred users, in a private copy of /etc where that is possible, and removes them at the end, also when it is
@@ -166,6 +166,9 @@ func (b *bench) measure(ctx context.Context) (err error) {
 		part(p.name, func() error { return p.run(ctx, w) })
 	}
 	part("latency added by the gateway", func() error { return b.latency(ctx, w) })
+	for _, p := range b.storageParts() {
+		part(p.name, func() error { return p.run(ctx, w) })
+	}
 	part("large directory", func() error { return b.directory(ctx, w) })
 	return errors.Join(append(errs, ctx.Err())...)
 }

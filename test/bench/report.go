@@ -62,6 +62,7 @@ type report struct {
 
 	Started time.Time          `json:"started"`
 	Quick   bool               `json:"quick"`
+	Busy    bool               `json:"busy"` // other work ran when the measurements began
 	Machine machine            `json:"machine"`
 	Load    map[string]float64 `json:"loadAverage"` // of the last minute, when each section began; our own work counts
 	Figures []figure           `json:"figures"`
@@ -82,10 +83,17 @@ func (r *report) header(quick bool) {
 	r.printf("%s: %d CPUs (%s), %d MiB, Linux %s, load average %.2f\n", r.Started.Format("2006-01-02 15:04"),
 		r.Machine.CPUs, r.Machine.Model, r.Machine.MemoryMB, r.Machine.Kernel, loadAverage())
 	r.printf("Targets are for 2 cores that do nothing else. Where other work runs, trust the ratios.\n")
+	if load := loadAverage(); load > quietLoad {
+		r.Busy = true
+		r.printf("WARNING: a load average of %.2f before anything has begun. Other work runs here: absolute figures are too low, and\nverdicts against the software may be wrong.\n", load)
+	}
 	if quick {
 		r.printf("Quick run: few repetitions, the figures mean little.\n")
 	}
 }
+
+// quietLoad is the load average below which nothing else that matters runs.
+const quietLoad = 0.5
 
 // begin starts a section.
 func (r *report) begin(format string, args ...any) {
@@ -150,6 +158,9 @@ func (r *report) summary() (missed int) {
 	}
 	r.printf("\n%d targets met, %d not met, %d parts skipped, %s, load average %.2f\n", met, missed, len(r.Skipped),
 		time.Since(r.Started).Round(time.Second), loadAverage())
+	if r.Busy {
+		r.printf("WARNING: other work ran on this machine when the measurements began; see the load average of each section.\n")
+	}
 	for _, f := range r.Figures {
 		if f.Met != nil && !*f.Met {
 			r.printf("  not met: %s: %s: %s %s\n", f.Section, f.Name, number(f.Value), f.Unit)

@@ -259,7 +259,13 @@ func (c *conn) step(f *file) {
 		c.mu.Lock()
 		mail, whole := f.mail, f.whole
 		f.mail = nil
-		drop := f.drop || c.cause != nil && !whole
+		drop := f.drop
+		if !drop && !whole && c.cause != nil {
+			// It will not be completed. It stays queued, so that nobody takes it up again before the connection drops it.
+			c.mu.Unlock()
+			c.givePieces(mail)
+			return
+		}
 		if !drop && len(mail) == 0 && !whole {
 			f.queued = false
 			c.mu.Unlock()
@@ -450,9 +456,13 @@ func (s *Service) complete(ses *session, st *state, d *drives.Draft, t target, e
 			return err
 		}
 	}
-	inode, err := d.Inode()
-	if err != nil {
-		return err
+	noted := ses.renames() && ses.Kind == kindFile
+	var inode uint64
+	if noted {
+		var err error
+		if inode, err = d.Inode(); err != nil {
+			return err
+		}
 	}
 	if !st.NoSync {
 		if err := d.Sync(); err != nil {
@@ -462,7 +472,7 @@ func (s *Service) complete(ses *session, st *state, d *drives.Draft, t target, e
 	if err := d.Close(); err != nil {
 		return err
 	}
-	if ses.renames() && ses.Kind == kindFile {
+	if noted {
 		// A client that has lost a connection may send the file over a second one while the first one is about to store it.
 		ses.naming.Lock()
 		defer ses.naming.Unlock()

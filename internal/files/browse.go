@@ -50,6 +50,7 @@ func (s *Service) Browse(ctx context.Context, req *providerapi.FilesBrowse) (pro
 		return page, s.refuse(ctx, err, reading)
 	}
 	page.ItemsPerPage = q.limit
+	s.retire(&req.ResolvedCollection)
 	return page, nil
 }
 

@@ -475,6 +475,9 @@ func (c *copier) regular(
 	defer draft.Discard()
 	err = draft.CopyFrom(src, node, buf, func(n int64) error {
 		c.add(0, n)
+		if n < node.Size && (flush || c.policy == providerapi.ConflictReplace) {
+			draft.StartWriting(0, 0) // all that there is, so that little is left for the end, which cannot be interrupted
+		}
 		if n < node.Size { // a file in several steps
 			if err := c.job.Checkpoint(ctx); err != nil {
 				return &stopError{err}

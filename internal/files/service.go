@@ -56,6 +56,7 @@ type Settings struct {
 	MaxBrowseEntries int           // files.maxBrowseEntries: larger directories are never sorted by size or time; 0 is no bound
 	JobFolder        string        // name of the folder that gets the icon of job folders, besides "Jobs"
 	Unmanaged        bool          // services.unmanaged
+	TrashRetention   time.Duration // files.trash.retention; 0: the trash keeps everything
 
 	SearchMaxResults int           // files.searchMaxResults; 0: 10,000
 	SearchTimeout    time.Duration // files.searchTimeout; 0: 5 minutes
@@ -73,6 +74,8 @@ type Service struct {
 	recent *recent
 	known  known
 	moves  moves
+
+	retiring retiring
 
 	searches searches
 

@@ -89,14 +89,15 @@ func (s *Service) trashPlace(st *state, p place) (*copyParams, error) {
 	if err := notIntoItself(node, trash); err != nil {
 		return nil, err
 	}
-	newName := name
-	if name == originsName {
-		newName = drives.Numbered(name, 1)
+	if name == originsName { // which is taken, as a rule
+		if err := trash.Mkdir(originsName, dirMode); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, err
+		}
 	}
-	final, err := renameBy(providerapi.ConflictRename, node, source, name, trash, newName)
+	final, err := renameBy(providerapi.ConflictRename, node, source, name, trash, name)
 	if errors.Is(err, unix.EXDEV) {
-		to := place{ref: p.ref, path: trash.Path().Join(newName)}
-		params, err := s.prepareMove(p, to, providerapi.ConflictRename, node, source, trash, newName)
+		to := place{ref: p.ref, path: trash.Path().Join(name)}
+		params, err := s.prepareMove(p, to, providerapi.ConflictRename, node, source, trash, name)
 		if params != nil {
 			params.Trash = true
 		}

@@ -96,6 +96,7 @@ type FilesSettings struct {
 	TrashEnabled     bool   `json:"trashEnabled"`
 	JobFolder        string `json:"jobFolder"`
 	Unmanaged        bool   `json:"unmanaged"`
+	TrashRetentionMs int64  `json:"trashRetentionMs,omitempty"`
 
 	SearchMaxResults int      `json:"searchMaxResults,omitempty"`
 	SearchTimeoutMs  int64    `json:"searchTimeoutMs,omitempty"`

@@ -87,6 +87,7 @@ func startDocument(cfg *config.Config) ipcapi.Start {
 		Files: ipcapi.FilesSettings{
 			FollowSymlinks: cfg.Files.FollowSymlinks, MaxBrowseEntries: cfg.Files.MaxBrowseEntries,
 			TrashEnabled: cfg.Files.Trash.Enabled, Unmanaged: !cfg.Managed(),
+			TrashRetentionMs: time.Duration(cfg.Files.Trash.Retention).Milliseconds(),
 			SearchMaxResults: cfg.Files.SearchMaxResults, SearchTimeoutMs: time.Duration(cfg.Files.SearchTimeout).Milliseconds(),
 			SearchExclude: cfg.Files.SearchExclude,
 		},

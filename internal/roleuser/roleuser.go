@@ -187,6 +187,7 @@ func settingsOf(start ipcapi.Start) (settings, error) {
 		},
 		files: files.Settings{
 			Follow: follow, MaxBrowseEntries: f.MaxBrowseEntries, JobFolder: f.JobFolder, Unmanaged: f.Unmanaged,
+			TrashRetention:   time.Duration(f.TrashRetentionMs) * time.Millisecond,
 			SearchMaxResults: f.SearchMaxResults, SearchTimeout: time.Duration(f.SearchTimeoutMs) * time.Millisecond, SearchExclude: f.SearchExclude,
 		},
 		uploads: uploads.Settings{

@@ -19,6 +19,7 @@ import (
 
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/testkit"
+	"ucloud-im/internal/testkit/accounts"
 )
 
 // search searches through Core, as the web client does, and gives the paths and whether the end was announced.
@@ -152,5 +153,26 @@ func TestSearchAndUnknownDrives(t *testing.T) {
 	}
 	if ws, res := dial("", ada.name.HeaderValue()); ws != nil || res == nil || res.StatusCode != http.StatusNotFound {
 		t.Errorf("an upgrade without Core's token: %+v", res)
+	}
+
+	// A reload reaches the instance that runs: fewer results, and users may make drives from now on.
+	before := accounts.Processes(ada.account.UID)
+	file := filepath.Join(w.base, "config/config.yml")
+	text, err := os.ReadFile(file)
+	w.must(err)
+	changed := strings.Replace(string(text), "searchMaxResults: 20", "searchMaxResults: 3", 1)
+	changed = strings.Replace(changed, "      driveLocators:", "      userDrives: { locators: [home] }\n      driveLocators:", 1)
+	w.must(os.WriteFile(file, []byte(changed), 0o600))
+	if out, err := w.cli("config", "reload"); err != nil {
+		t.Fatalf("reload: %v %s", err, out)
+	}
+	testkit.Eventually(t, "the new limit", func() bool { got, _ := w.search(ada, "hit", ada.home()+"/many", nil); return len(got) == 3 })
+	testkit.Eventually(t, "Core to let users make drives", func() bool {
+		return w.call(ada.name, http.MethodPost, "/api/files/collections", map[string]any{"items": []any{map[string]any{
+			"title": "New", "product": map[string]string{"id": category, "category": category, "provider": provider},
+		}}}, nil) == nil
+	})
+	if after := accounts.Processes(ada.account.UID); !slices.Equal(before, after) {
+		t.Errorf("another instance: %v, before %v", after, before)
 	}
 }

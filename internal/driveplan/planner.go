@@ -142,19 +142,25 @@ func (p *Planner) signal() {
 	}
 }
 
+// lookAtAll is how often everybody is looked at without a reason that we know: groups and accounts are renamed, and
+// scripts change their minds.
+const lookAtAll = 6 * time.Hour
+
 // Run looks at everybody once and then at whoever is due, until ctx ends.
 func (p *Planner) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	slots := make(chan struct{}, parallel)
 	failures := 0
+	looked := time.Now()
 	for {
 		pause := time.Hour
 		p.mu.Lock()
-		everyone := p.everyone
+		everyone := p.everyone || time.Since(looked) >= lookAtAll
 		p.everyone = false
 		p.mu.Unlock()
 		if everyone {
+			looked = time.Now()
 			if err := p.addEveryone(ctx); err != nil && ctx.Err() == nil {
 				failures++
 				pause = p.o.Retry.Delay(failures)

@@ -175,7 +175,7 @@ func (w *world) installUcloud(from string) {
 func (w *world) startCore() {
 	w.t.Helper()
 	core, err := devcore.New(devcore.Options{
-		Provider: provider, ProviderURL: w.gateURL, PollInterval: 500 * time.Millisecond, ConsoleKey: "secret",
+		Provider: provider, ProviderURL: w.gateURL, PollInterval: 500 * time.Millisecond, ConsoleKey: "secret", SameProviderTransfers: true,
 		Log: slog.New(slog.DiscardHandler), RetryPause: 500 * time.Millisecond,
 	})
 	w.must(err)

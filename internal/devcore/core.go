@@ -30,6 +30,9 @@ type Options struct {
 	TokenLife    time.Duration     // of access tokens in both directions; 0 means 10 min
 	Transport    http.RoundTripper // to the provider; nil means a transport of its own
 
+	// SameProviderTransfers allows transfers within the provider, as Core does in its development mode.
+	SameProviderTransfers bool
+
 	// ConsoleKey is the password of every end user and opens the development calls. Without it any user of the machine
 	// who can reach the port could act as any end user; "" is for tests.
 	ConsoleKey string

@@ -25,6 +25,7 @@ func (c *Core) handleFiles(mux *http.ServeMux) {
 	mux.HandleFunc("DELETE /api/files", c.endUser(bulk(c, http.MethodDelete, "", c.deleteFile)))
 	mux.HandleFunc("POST /api/files/upload", c.endUser(sessions[uploadRequest, uploadForward, uploadSession](c, "/upload", c.createUpload)))
 	mux.HandleFunc("POST /api/files/download", c.endUser(sessions[fileRequest, fileForward, downloadSession](c, "/download", c.createDownload)))
+	mux.HandleFunc("POST /api/files/transfer", c.endUser(c.serveTransfer))
 	mux.HandleFunc("GET /api/files", c.serveSearch)
 }
 

@@ -80,6 +80,9 @@ func TestReceive(t *testing.T) {
 			i.close()
 
 			w.kill()
+			w.mu.Lock()
+			w.woken = nil // before the instance had opened its stream
+			w.mu.Unlock()
 			w.start()
 			time.Sleep(200 * time.Millisecond) // the grace, and some
 			if r := w.row(id); r.State != store.TaskRunning || r.Attempt != 0 {

@@ -17,11 +17,10 @@ type incoming struct {
 	peer string
 
 	// Guarded by Service.mu.
-	open     int                 // between opened and left; of two that follow each other the second may come first
-	watched  bool                // a goroutine tells the server
-	done     bool                // the server has the end of it
-	before   uploads.Transferred // by the connections that are gone
-	failures uploads.Report      // of the connections that were the last to list something
+	open    int                 // between opened and left; of two that follow each other the second may come first
+	watched bool                // a goroutine tells the server
+	done    bool                // the server has the end of it
+	last    uploads.Transferred // when the last connection was gone
 }
 
 // opened is told by uploads that a transfer has a connection.
@@ -54,11 +53,7 @@ func (s *Service) left(info uploads.Info, t uploads.Transferred) {
 	}
 	in.open--
 	s.forgetLocked(in)
-	in.before.Stored += t.Stored
-	in.before.Bytes += t.Bytes
-	if t.Listed > 0 { // each pass of the other provider lists everything, so the last one tells the truth
-		in.failures = t.Failed
-	}
+	in.last = t
 }
 
 // forgetLocked forgets a transfer that is over.
@@ -80,7 +75,7 @@ func (s *Service) watch(in *incoming) {
 			return
 		}
 		s.mu.Lock()
-		total, over, done := in.before, in.open <= 0, in.done
+		total, over, done := in.last, in.open <= 0, in.done
 		if over || done {
 			in.watched = false
 		}
@@ -90,8 +85,7 @@ func (s *Service) watch(in *incoming) {
 		}
 		p := ipcapi.TransferProgress{Key: in.key, State: ipcapi.TaskState{Percent: -1}}
 		if now, ok := s.receiver.Transfer(in.ref); ok {
-			total.Stored += now.Stored
-			total.Bytes += now.Bytes
+			total = now
 		}
 		p.State.Body = fmt.Sprintf("%s | %s", amount(total.Bytes), files(total.Stored))
 		rate, perSecond := m.rate(time.Now(), total.Bytes, total.Stored)
@@ -140,18 +134,14 @@ func (s *Service) closed(ctx context.Context, info uploads.Info) error {
 	s.mu.Lock()
 	in := s.incoming[info.Ref]
 	var total uploads.Transferred
-	var failed uploads.Report
 	if in != nil {
-		total, failed = in.before, in.failures
+		total = in.last
 	}
 	s.mu.Unlock()
 	if now, ok := s.receiver.Transfer(info.Ref); ok {
-		total.Stored += now.Stored
-		total.Bytes += now.Bytes
-		if now.Listed > 0 {
-			failed = now.Failed
-		}
+		total = now
 	}
+	failed := total.Failed
 	p := ipcapi.TransferProgress{Key: key, Outcome: ipcapi.TaskSucceeded, State: ipcapi.TaskState{
 		Body: fmt.Sprintf("%s | %s", amount(total.Bytes), files(total.Stored)),
 		Text: fmt.Sprintf("%s received from %s", files(total.Stored), shorten(peer, 60)), Percent: 100,

@@ -44,8 +44,8 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(playEnv); dir != "" {
-		play(dir)
+	if what := os.Getenv(playEnv); what != "" {
+		play(what)
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -422,6 +422,7 @@ type fakeJob struct {
 	summary  string
 	gate     chan struct{}
 	stood    int // times that somebody waited
+	keep     func(json.RawMessage)
 }
 
 func (j *fakeJob) Params() json.RawMessage { return j.params }
@@ -436,6 +437,9 @@ func (j *fakeJob) Save(state json.RawMessage) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.saved = state
+	if j.keep != nil {
+		j.keep(state)
+	}
 	return nil
 }
 

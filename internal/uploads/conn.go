@@ -425,6 +425,9 @@ func (c *conn) transferDone() error {
 	if err := c.s.o.Sessions.Close(ctx, c.ses.purpose(), c.ses.token); err != nil {
 		return &ending{code: websocket.StatusTryAgainLater, reason: "try again later", err: err}
 	}
+	c.s.mu.Lock()
+	c.ses.over = true
+	c.s.mu.Unlock()
 	return &ending{code: websocket.StatusNormalClosure, reason: "done"}
 }
 

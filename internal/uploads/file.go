@@ -230,6 +230,9 @@ func (c *conn) decide(e entry) {
 		c.ses.fail(e.path, browserlink.Refuse(err), false)
 	}
 	wanted := err == nil && !p.skip
+	if err == nil && p.skip {
+		c.ses.there(e.path)
+	}
 	c.mu.Lock()
 	switch {
 	case c.ids.get(e.id) == idSkipped: // meanwhile, by the client
@@ -357,6 +360,7 @@ func (c *conn) publish(f *file) error {
 func (c *conn) stored(f *file) {
 	c.remember(f.target)
 	c.ses.moved.stored.Add(1)
+	c.ses.there(f.path)
 	if c.st.NoSync {
 		c.release(f)
 		c.finish(f, nil)

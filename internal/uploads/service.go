@@ -36,7 +36,7 @@ type Options struct {
 	// session stays, and the other provider is asked to try again.
 	Closed func(ctx context.Context, s Info) error
 	// TransferOpened is told when the first connection of a transfer is opened, and TransferLeft when the last one is
-	// gone. What failed in between is part of what TransferLeft is told; Failed is not told of it. Neither may call the
+	// gone. What failed is part of what TransferLeft is told; Failed is not told of it. Neither may call the
 	// service; of two that follow each other closely, the second may be told first.
 	TransferOpened func(s Info)
 	TransferLeft   func(s Info, t Transferred)
@@ -211,7 +211,8 @@ func (s *Service) leave(ses *session) {
 	s.mu.Lock()
 	ses.conns--
 	last := ses.conns == 0
-	if last && !ses.unsaved {
+	// What a transfer misses is known only over all of its connections.
+	if last && !ses.unsaved && (ses.Kind != kindTransfer || ses.over || ses.moved.listed.Load() == 0) {
 		delete(s.sessions, ses.token)
 	}
 	if last && ses.noted {

@@ -83,8 +83,9 @@ func (r *record) info() Info {
 type session struct {
 	record
 	token string
-	conns int // guarded by Service.mu
-	moved moved
+	conns int   // guarded by Service.mu
+	over  bool  // a transfer has ended; guarded by Service.mu
+	moved moved // of a transfer
 
 	kept   chan struct{} // guards the draft of an upload in chunks, see takeTurn
 	naming sync.Mutex    // held while the file of a session gets its name
@@ -95,8 +96,9 @@ type session struct {
 	unsaved bool // the server does not have the note
 	noted   bool // the note has changed
 	failed  failures
-	seed    maphash.Seed     // of the hashes in undated
-	undated map[uint64]int64 // files that were written without a usable time, by the hash of their path, and their sizes
+	seed    maphash.Seed      // of the hashes in undated
+	missing map[string]string // of a transfer: the files that failed and were not stored since, and why; bounded
+	undated map[uint64]int64  // files that were written without a usable time, by the hash of their path, and their sizes
 }
 
 // Report tells what was not stored.
@@ -149,6 +151,10 @@ func (ses *session) fail(rel string, err error, fatal bool) {
 func (ses *session) failAll(rels []string, count int64, err error, fatal bool) {
 	ses.mu.Lock()
 	defer ses.mu.Unlock()
+	if ses.Kind == kindTransfer {
+		ses.failing(rels, failure.Why(err))
+		return
+	}
 	f := &ses.failed
 	f.count += int(count)
 	if f.why == "" || fatal && !f.fatal {

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -370,6 +371,32 @@ func TestConsoleFailure(t *testing.T) {
 	defer u.mu.Unlock()
 	if len(u.got) != 3 {
 		t.Errorf("sent %v", u.got)
+	}
+}
+
+// TestConsoleSessions: of many files no more than five are sent at a time, each over a connection of its own.
+func TestConsoleSessions(t *testing.T) {
+	p, u := peerPage(t)
+	open, hold := atomic.Int32{}, make(chan struct{})
+	u.refuse = func() string { open.Add(1); <-hold; return "" }
+	sizes := map[string]int64{}
+	for i := range 7 {
+		sizes[fmt.Sprint(i)] = 1
+	}
+	dir := folder(t, "seven", sizes)
+	var files []string
+	for name := range sizes {
+		files = append(files, filepath.Join(dir, name))
+	}
+	p.do("choose files", chromedp.SetUploadFiles("#upload-files", files))
+	if !settles(func() bool { return open.Load() == 5 }) {
+		t.Fatalf("%d connections", open.Load())
+	}
+	p.uploadState("running running running running running waiting waiting")
+	close(hold)
+	p.uploadState("done done done done done done done")
+	if open.Load() != 7 {
+		t.Errorf("%d connections for 7 files", open.Load())
 	}
 }
 

@@ -5,7 +5,7 @@ import { browse, leave, setDrives, whenDrivesChange } from "./files.js";
 import { follow } from "./tasks.js";
 
 const $ = (id) => document.getElementById(id);
-let known = 0; // drives
+let known = 0; // drives of which everything is known
 let product; // in which the user can make drives
 
 async function signIn(name) {
@@ -31,7 +31,7 @@ async function refresh() {
     if (entry.connected) $("continue").hidden = true;
   }
   const drives = (await call("GET", "/api/files/collections/browse?itemsPerPage=250")).items;
-  known = drives.length;
+  known = drives.every((d) => d.status.resolvedSupport) ? drives.length : 0; // Core learns of features by asking the provider
   setDrives(drives);
   $("drives").replaceChildren();
   for (const drive of drives) {

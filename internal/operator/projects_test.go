@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"ucloud-im/internal/failure"
@@ -21,12 +22,17 @@ const (
 )
 
 // projectGroups are the local groups; gone are those that were removed.
-type projectGroups struct{ gone map[ident.GID]bool }
+type projectGroups struct{ gone *sync.Map }
+
+func (g projectGroups) has(gid ident.GID) bool {
+	_, removed := g.gone.Load(gid)
+	return !removed
+}
 
 var localGroups = map[string]ident.GID{"reef": gidReef, "lake": gidLake, "low": gidLow, "users": gidUsers}
 
 func (g projectGroups) Group(_ context.Context, name string) (localuser.Group, error) {
-	if gid, ok := localGroups[name]; ok && !g.gone[gid] {
+	if gid, ok := localGroups[name]; ok && g.has(gid) {
 		return localuser.Group{Name: name, GID: gid}, nil
 	}
 	return localuser.Group{}, failure.New(failure.NotFound, "There is no local group %q", name)
@@ -34,7 +40,7 @@ func (g projectGroups) Group(_ context.Context, name string) (localuser.Group, e
 
 func (g projectGroups) GroupByID(_ context.Context, gid ident.GID) (localuser.Group, error) {
 	for name, id := range localGroups {
-		if id == gid && !g.gone[gid] {
+		if id == gid && g.has(gid) {
 			return localuser.Group{Name: name, GID: id}, nil
 		}
 	}
@@ -68,12 +74,16 @@ func putProject(t *testing.T, db *store.Store, id ident.ProjectID, title string,
 // TestProjects goes through the life of a mapping: which groups are possible, who is told, what is shown and written down.
 func TestProjects(t *testing.T) {
 	t.Parallel()
-	gone := map[ident.GID]bool{}
+	var gone sync.Map
+	var mu sync.Mutex // the detector of races does not see what a socket orders
 	var told []string
+	heard := func() []string { mu.Lock(); defer mu.Unlock(); return slices.Clone(told) }
 	w := newWorld(t, func(o *Options) {
-		o.Groups = projectGroups{gone}
+		o.Groups = projectGroups{&gone}
 		o.GroupRules = func(context.Context) GroupRules { return GroupRules{MinGID: 1000, Denied: []string{"users"}} }
 		o.ProjectChanged = func(_ context.Context, id ident.ProjectID, members []ident.UCloudUser) {
+			mu.Lock()
+			defer mu.Unlock()
 			told = append(told, string(id)+" "+string(members[0]))
 		}
 	})
@@ -104,8 +114,8 @@ func TestProjects(t *testing.T) {
 		}
 	}
 	d := must(t, w, ipcapi.ProjectMap, ipcapi.ProjectMapping{ID: reef, Group: "reef", DryRun: true})
-	if d.State != ipcapi.ProjectMapped || len(told) != 0 {
-		t.Errorf("dry run: %+v, %v", d, told)
+	if d.State != ipcapi.ProjectMapped || len(heard()) != 0 {
+		t.Errorf("dry run: %+v, %v", d, heard())
 	}
 	if d = must(t, w, ipcapi.ProjectShow, ipcapi.ProjectRef{ID: reef}); d.State != ipcapi.ProjectUnmapped || d.GID != nil {
 		t.Errorf("after the dry run: %+v", d)
@@ -118,8 +128,8 @@ func TestProjects(t *testing.T) {
 		t.Errorf("%+v", d.People)
 	}
 	must(t, w, ipcapi.ProjectMap, ipcapi.ProjectMapping{ID: reef, Group: "reef"}) // again changes nothing
-	if !slices.Equal(told, []string{string(reef) + " Alice#1234", string(reef) + " Alice#1234"}) {
-		t.Errorf("told %q", told)
+	if got := heard(); !slices.Equal(got, []string{string(reef) + " Alice#1234", string(reef) + " Alice#1234"}) {
+		t.Errorf("told %q", got)
 	}
 	// One group belongs to one project, and one project to one group.
 	for _, m := range []ipcapi.ProjectMapping{{ID: lake, Group: "reef"}, {ID: reef, Group: "lake"}, {ID: lake, Group: "reef", DryRun: true}} {
@@ -128,7 +138,7 @@ func TestProjects(t *testing.T) {
 		}
 	}
 	must(t, w, ipcapi.ProjectMap, ipcapi.ProjectMapping{ID: lake, Group: "lake"})
-	gone[gidLake] = true
+	gone.Store(gidLake, true)
 	states := map[string]string{}
 	for _, p := range list(t, w) {
 		states[p.Title] = p.State
@@ -137,7 +147,9 @@ func TestProjects(t *testing.T) {
 		t.Errorf("%v", states)
 	}
 
+	mu.Lock()
 	told = nil
+	mu.Unlock()
 	remove := func(id ident.ProjectID, gid ident.GID, force bool) ipcapi.MutationResult {
 		return must(t, w, ipcapi.ProjectRemove, ipcapi.ProjectMutation{Targets: []ipcapi.ProjectTarget{{ID: id, GID: gid}}, Force: force}).Results[0]
 	}
@@ -150,8 +162,8 @@ func TestProjects(t *testing.T) {
 	if r := remove(lake, gidLake, false); r.Error != nil || r.Status != ipcapi.ResultOK {
 		t.Errorf("an archived project: %+v", r)
 	}
-	if r := remove(reef, gidReef, true); r.Error != nil || len(told) != 2 {
-		t.Errorf("by force: %+v, %v", r, told)
+	if r := remove(reef, gidReef, true); r.Error != nil || len(heard()) != 2 {
+		t.Errorf("by force: %+v, %v", r, heard())
 	}
 	if r := remove(reef, gidReef, true); r.Status != ipcapi.ResultSkipped {
 		t.Errorf("again: %+v", r)

@@ -149,6 +149,7 @@ func (s *site) writeConfig(extra string) {
 development: { enabled: true }
 stateDirectory: %[1]s/state
 ipc: { directory: %[1]s/run }
+scripts: { spool: %[1]s/spool }
 logs: { level: debug }
 provider:
   id: birch

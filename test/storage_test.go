@@ -18,6 +18,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
 
 	"ucloud-im/internal/devcore"
@@ -193,6 +194,52 @@ func (d *desk) browseBody(rel string, how listing, next *string) providerapi.Fil
 		body.Browse.SortDirection = &how.direction
 	}
 	return body
+}
+
+// search searches below a folder as Core does (contract 13 section 3.1), to the end of the results.
+func (d *desk) search(rel, query string) (all []providerapi.File) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	ws, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(d.w.gateURL, "http")+"/ucloud/"+provider+"/files?usernameHint="+d.who.name.HintValue(), &websocket.DialOptions{
+		HTTPHeader: http.Header{"Authorization": {"Bearer " + d.w.core.ServiceToken()}},
+	})
+	if err != nil {
+		d.t.Fatalf("search: %v", err)
+	}
+	defer ws.CloseNow()
+	ws.SetReadLimit(16 << 20)
+	first, err := json.Marshal(map[string]any{
+		"call": "files.provider." + provider + ".streamingSearch", "streamId": "ignored", "bearer": "", "project": nil,
+		"payload": map[string]any{
+			"query": query, "owner": d.drive.Owner, "flags": providerapi.FileFlags{}, "currentFolder": d.id(rel),
+			"category": map[string]any{"name": d.drive.Specification.Product.Category, "provider": provider},
+		},
+	})
+	if err == nil {
+		err = ws.Write(ctx, websocket.MessageText, first)
+	}
+	for err == nil {
+		var msg []byte
+		if _, msg, err = ws.Read(ctx); err != nil {
+			break
+		}
+		var answer struct {
+			Payload struct {
+				Type  string             `json:"type"`
+				Batch []providerapi.File `json:"batch"`
+			} `json:"payload"`
+		}
+		if err = json.Unmarshal(msg, &answer); err != nil {
+			break
+		}
+		all = append(all, answer.Payload.Batch...)
+		if answer.Payload.Type == "end_of_results" {
+			return all
+		}
+	}
+	d.t.Fatalf("search %q below %q: %v", query, rel, err)
+	return nil
 }
 
 type uploadSession struct {

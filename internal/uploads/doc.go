@@ -19,8 +19,8 @@
 //   - Nothing is written outside of the session's folder, whatever a listing says and whatever is exchanged for a link
 //     meanwhile (TestHostileListings, TestSwapRace, FuzzSplitListed).
 //   - Every listed file counts exactly once as completed (TestAccounting), because a browser waits for it.
-//   - A name shows complete content or what it showed before: data goes to a hidden file beside the target, is flushed,
-//     and takes the name by rename (TestKill, TestFullDisk).
+//   - A name shows complete content or what it showed before: data goes to a file without a name, or with a hidden one
+//     where the file system cannot do that, is flushed, and takes the name at the end (TestKill, TestFullDisk).
 //   - What cannot be stored is never counted and reported as a success: the connection ends with 1011 and the failure is
 //     handed to [Options.Failed] (TestFullDisk).
 //   - What was listed and is missing when a connection breaks off is handed to [Options.Failed] as well, because a browser

@@ -315,7 +315,7 @@ func (c *conn) begin(f *file) (err error) {
 	if f.target, err = c.locate(&f.entry); err != nil {
 		return err
 	}
-	f.draft, err = f.target.dir.NewDraft(f.target.name, fileMode)
+	f.draft, err = c.s.temps.New(f.target.dir, f.target.name, fileMode)
 	return err
 }
 
@@ -353,7 +353,11 @@ func (c *conn) publish(f *file) error {
 			return err
 		}
 	}
-	return c.s.complete(c.ses, c.st, f.draft, f.target, &f.entry, f.plan)
+	if err := c.s.complete(c.ses, c.st, f.draft, f.target, &f.entry, f.plan); err != nil {
+		return err
+	}
+	_ = f.draft.Close() // Finish has told what there was to tell
+	return nil
 }
 
 // stored is a file that has its name. It is completed when that is on the disk.
@@ -473,7 +477,7 @@ func (s *Service) complete(ses *session, st *state, d *drives.Draft, t target, e
 			return err
 		}
 	}
-	if err := d.Close(); err != nil {
+	if err := d.Finish(); err != nil {
 		return err
 	}
 	if noted {

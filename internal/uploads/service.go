@@ -79,6 +79,7 @@ type Service struct {
 	state  atomic.Pointer[state]
 	gate   browserlink.Gate // calls of the file system that somebody waits for
 	drafts *janitor
+	temps  drives.Temps // 0 is the number of no task
 	pieces pieces
 
 	life context.Context // of all connections: until Close

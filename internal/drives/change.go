@@ -242,10 +242,11 @@ func (d *Dir) OpenChildDir(name string, want Node) (*Dir, error) {
 	return child, nil
 }
 
-// Touch sets the directory's modification time to now and gives the time of the change as the file system's own clock
-// tells it, to compare with [Node.Changed].
+// Touch sets the directory's times to now and gives the time of the change as the file system's own clock tells it, to
+// compare with [Node.Changed]. Whoever may write to the directory may do that (utimensat(2)); setting only one of the
+// times would be its owner's alone.
 func (d *Dir) Touch() (unix.Timespec, error) {
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_NOW}}
+	times := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
 	if err := unix.UtimesNanoAt(d.fd, ".", times, 0); err != nil {
 		return unix.Timespec{}, err
 	}

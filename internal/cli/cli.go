@@ -137,7 +137,7 @@ func (a *app) root() *cobra.Command {
 
 	root.AddCommand(
 		a.serverCommand(), a.gatewayCommand(), a.connectCommand(), a.meCommand(), a.usersCommand(), a.ticketsCommand(),
-		a.statusCommand(), a.instancesCommand(), a.drivesCommand(), a.projectsCommand(), a.configCommand(), a.doctorCommand(), a.setupCommand(),
+		a.statusCommand(), a.instancesCommand(), a.drivesCommand(), a.projectsCommand(), a.allocationsCommand(), a.configCommand(), a.doctorCommand(), a.setupCommand(),
 		a.versionCommand(), a.schemaCommand(),
 		a.scriptsCommand(),
 		a.tasksCommand(),

@@ -41,6 +41,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 		"users add", "users create", "users expire", "users remove", "users rm", "users delete", "users del",
 		"tickets list", "tickets ls", "tickets approve", "tickets reject",
 		"instances list", "instances ls", "instances stop", "instances restart", "drives list", "drives ls",
+		"allocations list", "allocations ls", "allocations apply",
 		"projects list", "projects ls", "projects show", "projects get", "projects map", "projects remove", "projects rm",
 		"completion bash", "completion zsh", "completion fish",
 	} {
@@ -72,6 +73,8 @@ var privileged = [][]string{
 	{"instances", "restart", "--all"},
 	{"drives", "list"},
 	{"projects", "list"},
+	{"allocations", "list"},
+	{"allocations", "apply", "--ucloud-name", "Alice#1234"},
 	{"projects", "map", "--ucloud-id", "x", "--local-id", "5"},
 	{"projects", "remove", "x", "--force"},
 	{"gateway", "dump"},
@@ -183,6 +186,9 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 		if _, _, err := tx.PutProject(store.Project{ID: p.ID, Document: p}); err != nil {
 			return err
 		}
+		if _, err := tx.PutWallet(store.Wallet{Owner: ident.Owner{User: "Alice#1234"}, Category: "disk", CombinedQuota: 10, LastUpdate: time.Now()}); err != nil {
+			return err
+		}
 		return tx.PutDrive(store.Drive{ProviderGeneratedID: "x", Owner: ident.Owner{User: "Alice#1234"}, Title: "Home", Path: "/home/kay", State: store.DriveDesired, UpdatedAt: time.Now()})
 	}); err != nil {
 		t.Fatal(err)
@@ -201,6 +207,8 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 		{"drives list", []string{"drives", "list"}},
 		{"projects map", []string{"projects", "map", "--ucloud-id", "p-1", "--local-name", "reef", "--yes"}},
 		{"projects list", []string{"projects", "list"}},
+		{"allocations list", []string{"allocations", "list"}},
+		{"allocations apply", []string{"allocations", "apply", "--category", "disk", "--yes"}},
 		{"projects show", []string{"projects", "show", "p-1"}},
 		{"projects remove", []string{"projects", "remove", "p-1", "--force", "--yes"}},
 		{"gateway dump", []string{"gateway", "dump"}},

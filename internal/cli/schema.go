@@ -16,6 +16,7 @@ func documents() map[string]any {
 	return map[string]any{
 		"users list": envelope[ipcapi.UserInfo]{}, "users show": itemEnvelope[ipcapi.UserDetails]{},
 		"users add": resultEnvelope{}, "users expire": resultEnvelope{}, "users remove": resultEnvelope{},
+		"allocations list": envelope[ipcapi.AllocationInfo]{}, "allocations apply": resultEnvelope{},
 		"projects list": envelope[ipcapi.ProjectInfo]{}, "projects show": itemEnvelope[ipcapi.ProjectDetails]{},
 		"projects map": resultEnvelope{}, "projects remove": resultEnvelope{},
 		"tickets list": envelope[ipcapi.TicketInfo]{}, "tickets approve": resultEnvelope{}, "tickets reject": resultEnvelope{},

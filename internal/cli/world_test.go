@@ -236,6 +236,7 @@ func newWorld(cleanup func(func()), dir string) (*world, error) {
 	s, err := operator.New(operator.Options{
 		Users: w.users, Tickets: w.method, Store: w.store, Instances: w.instances, Provider: "example",
 		UCloudPublic: "https://ucloud.example.org", Log: log, Audit: log,
+		Units: func() map[string]string { return map[string]string{"disk": "GB"} }, Apply: func(ident.Owner) {},
 		Groups: directory{}, GroupRules: func(context.Context) operator.GroupRules {
 			return operator.GroupRules{MinGID: 1000, Denied: []string{"viewers"}}
 		},
@@ -340,6 +341,7 @@ func (w *world) as(uid ident.UID, args ...string) (code int, output string, err 
 //	core up|away           let UCloud/Core answer or not
 //	instance USER NAME     the launcher knows an instance of the user
 //	project ID TITLE MEMBER…  UCloud tells about a project
+//	wallet OWNER CATEGORY QUOTA USED LOCKED  UCloud tells about an allocation; OWNER project:ID for projects
 //	health PART STATE      the status of a part
 //	as UID N TEXT ARGS…    run ucloud as another uid, demand exit code and a text in the output; needs root
 func TestScripts(t *testing.T) {
@@ -368,7 +370,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": scriptCode, "begin": scriptBegin, "core": scriptCore, "instance": scriptInstance, "health": scriptHealth, "as": scriptAs,
-			"project": scriptProject,
+			"project": scriptProject, "wallet": scriptWallet,
 		},
 	})
 }
@@ -409,6 +411,23 @@ func scriptProject(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	ts.Check(worldOf(ts).store.Update(context.Background(), func(tx *store.Tx) error {
 		_, _, err := tx.PutProject(store.Project{ID: p.ID, ModifiedAt: time.Now(), Document: p})
+		return err
+	}))
+}
+
+func scriptWallet(ts *testscript.TestScript, _ bool, args []string) {
+	owner := ident.Owner{User: ident.UCloudUser(args[0])}
+	if id, ok := strings.CutPrefix(args[0], "project:"); ok {
+		owner = ident.Owner{Project: ident.ProjectID(id)}
+	}
+	quota, err := strconv.ParseInt(args[2], 10, 64)
+	ts.Check(err)
+	used, err := strconv.ParseInt(args[3], 10, 64)
+	ts.Check(err)
+	ts.Check(worldOf(ts).store.Update(context.Background(), func(tx *store.Tx) error {
+		_, err := tx.PutWallet(store.Wallet{
+			Owner: owner, Category: args[1], CombinedQuota: quota, TotalUsage: used, Locked: args[4] == "yes", LastUpdate: time.Now(),
+		})
 		return err
 	}))
 }

@@ -71,6 +71,11 @@ type Options struct {
 	// ProjectChanged is told that a project has another group, or none; nil: nobody.
 	ProjectChanged func(ctx context.Context, id ident.ProjectID, members []ident.UCloudUser)
 
+	// Units gives the unit of each storage product; nil: none is known.
+	Units func() map[string]string
+	// Apply has the quotas of an owner set again, whatever was done before; nil: nobody sets quotas. It must not block.
+	Apply func(owner ident.Owner)
+
 	Provider     string
 	UCloudPublic string // where UCloud is, for people
 
@@ -128,6 +133,8 @@ func (s *Service) Register(srv *ipc.Server) {
 	ipc.Handle(srv, ipcapi.InstanceRestart, s.instanceRestart)
 	ipc.HandleStream(srv, ipcapi.DriveList, s.driveList)
 	ipc.Handle(srv, ipcapi.GatewayDump, s.gatewayDump)
+	ipc.HandleStream(srv, ipcapi.AllocationList, s.allocationList)
+	ipc.Handle(srv, ipcapi.AllocationApply, s.allocationApply)
 	if s.o.Groups != nil {
 		ipc.HandleStream(srv, ipcapi.ProjectList, s.projectList)
 		ipc.Handle(srv, ipcapi.ProjectShow, s.projectShow)

@@ -26,7 +26,7 @@ func TestEveryCallIsTried(t *testing.T) {
 	t.Parallel()
 	have := calls()
 	found := 0
-	for _, name := range []string{"users.go", "status.go", "projects.go"} {
+	for _, name := range []string{"users.go", "status.go", "projects.go", "allocations.go"} {
 		f, err := parser.ParseFile(token.NewFileSet(), "../ipcapi/"+name, nil, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -71,10 +71,10 @@ func TestWhoMayDoWhat(t *testing.T) {
 	anyone := []string{ipcapi.TicketDescribe.Name, ipcapi.MeShow.Name, ipcapi.ServiceVersion.Name}
 	viewer := append(slices.Clone(anyone), ipcapi.TicketList.Name, ipcapi.UserList.Name, ipcapi.UserShow.Name,
 		ipcapi.ServiceStatus.Name, ipcapi.ConfigRunning.Name, ipcapi.InstanceList.Name, ipcapi.DriveList.Name, ipcapi.GatewayDump.Name,
-		ipcapi.ProjectList.Name, ipcapi.ProjectShow.Name)
+		ipcapi.ProjectList.Name, ipcapi.ProjectShow.Name, ipcapi.AllocationList.Name)
 	operator := append(slices.Clone(viewer), ipcapi.TicketApprove.Name, ipcapi.TicketReject.Name, ipcapi.UserAdd.Name,
 		ipcapi.UserExpire.Name, ipcapi.UserRemove.Name, ipcapi.ConfigReload.Name, ipcapi.InstanceStop.Name, ipcapi.InstanceRestart.Name,
-		ipcapi.ProjectMap.Name, ipcapi.ProjectRemove.Name)
+		ipcapi.ProjectMap.Name, ipcapi.ProjectRemove.Name, ipcapi.AllocationApply.Name)
 	for _, who := range []struct {
 		name string
 		uid  ident.UID

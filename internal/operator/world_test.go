@@ -357,6 +357,10 @@ func calls() map[string]caller {
 		ipcapi.InstanceRestart.Name: plain(ipcapi.InstanceRestart, func(r request) ipcapi.InstanceMutation {
 			return ipcapi.InstanceMutation{Users: []ident.UCloudUser{r.User}}
 		}),
+		ipcapi.AllocationList.Name: stream(ipcapi.AllocationList),
+		ipcapi.AllocationApply.Name: plain(ipcapi.AllocationApply, func(request) ipcapi.AllocationMutation {
+			return ipcapi.AllocationMutation{DryRun: true}
+		}),
 		ipcapi.ProjectList.Name: stream(ipcapi.ProjectList),
 		ipcapi.ProjectShow.Name: plain(ipcapi.ProjectShow, func(request) ipcapi.ProjectRef { return ipcapi.ProjectRef{ID: reef} }),
 		ipcapi.ProjectMap.Name: plain(ipcapi.ProjectMap, func(request) ipcapi.ProjectMapping {

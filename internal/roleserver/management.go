@@ -324,6 +324,22 @@ func (s *server) ownersChanged(owners ...ident.Owner) {
 	s.usage.Changed()
 }
 
+// apply has the quotas of an owner set again, because an operator wants it.
+func (s *server) apply(owner ident.Owner) {
+	s.locations.Forget(owner)
+	s.quotas.Again(owner)
+	s.drives.Changed(owner)
+}
+
+// units are the units of the storage products; those that count money have none.
+func units(cfg *config.Config) map[string]string {
+	out := map[string]string{}
+	for name, fs := range cfg.Services.FileSystems.All() {
+		out[name] = cmp.Or(fs.Payment.Unit, fs.Payment.Currency)
+	}
+	return out
+}
+
 // unsupported refuses what the configuration may say and this version does not do: silence would be worse.
 func unsupported(cfg *config.Config) config.Problems {
 	var out config.Problems

@@ -74,6 +74,8 @@ func (w *Worker) look(ctx context.Context, owner ident.Owner) (again time.Time) 
 	}
 	w.mu.Lock()
 	categories := w.categories
+	anew := w.again[owner]
+	delete(w.again, owner)
 	w.mu.Unlock()
 	applied := false
 	for _, d := range s.drives {
@@ -83,7 +85,7 @@ func (w *Worker) look(ctx context.Context, owner ident.Owner) (again time.Time) 
 		if !ours || !known || d.State == store.DriveFailed {
 			continue
 		}
-		did, next, err := w.drive(ctx, c, wallet, d, s)
+		did, next, err := w.drive(ctx, c, wallet, d, s, anew)
 		if ctx.Err() != nil {
 			return time.Time{} // the next start looks at everybody
 		}
@@ -108,11 +110,14 @@ type step struct {
 	done    func(*store.DriveQuota) // what holds after success
 }
 
-// drive brings one drive up to date. did tells that a hook has succeeded.
-func (w *Worker) drive(ctx context.Context, c Category, wallet store.Wallet, d store.Drive, s state) (did bool, next time.Time, err error) {
+// drive brings one drive up to date; anew has the hook called in any case. did tells that a hook has succeeded.
+func (w *Worker) drive(ctx context.Context, c Category, wallet store.Wallet, d store.Drive, s state, anew bool) (did bool, next time.Time, err error) {
 	for {
 		q := s.quotas[d.ProviderGeneratedID]
 		q.ProviderGeneratedID = d.ProviderGeneratedID
+		if anew { // as if nothing had been done
+			q.Applied, q.Wanted, anew = "", "", false
+		}
 		st, err := w.step(ctx, c, wallet, d, s, q)
 		if err != nil || st == nil {
 			return did, time.Time{}, err

@@ -453,3 +453,32 @@ func TestEndWhileAHookRuns(t *testing.T) {
 		t.Errorf("%+v", calls)
 	}
 }
+
+// TestAgain: an operator can have the hook called when nothing is new, and when it waits for one.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, storetest.SQLite(t), scripts.Retry{})
+	d := w.drive(reef, "/work/reef", "work", store.DriveDesired)
+	w.allocate(reef, 1, false)
+	w.lookOnce(reef)
+	w.lookOnce(reef)
+	if n := len(w.journal()); n != 1 {
+		t.Fatalf("%d calls", n)
+	}
+	w.Again(reef)
+	w.lookOnce(reef)
+	w.lookOnce(reef) // once only
+	if n := len(w.journal()); n != 2 {
+		t.Errorf("%d calls after Again", n)
+	}
+	w.answer("exit 78")
+	w.allocate(reef, 2, false)
+	w.lookOnce(reef)
+	w.lookOnce(reef)
+	w.answer("exit 0")
+	w.Again(reef)
+	w.lookOnce(reef)
+	if q := w.quota(d); len(w.journal()) != 4 || q.Bytes != 2e9 || q.Attempts != 0 {
+		t.Errorf("%d calls, %+v", len(w.journal()), q)
+	}
+}

@@ -52,7 +52,8 @@ type Worker struct {
 	everyone   bool                      // all owners are due
 	due        map[ident.Owner]time.Time // owners to look at, and when
 	busy       map[ident.Owner]bool
-	revived    map[string]bool // drives that waited for an operator and were tried again since the last start or reload
+	again      map[ident.Owner]bool // owners whose hooks run whatever was done before
+	revived    map[string]bool      // drives that waited for an operator and were tried again since the last start or reload
 }
 
 // New makes a worker. It does no I/O.
@@ -67,7 +68,7 @@ func New(o Options) (*Worker, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	w := &Worker{
-		o: o, log: o.Log.With("part", "quotas"), wake: make(chan struct{}, 1), due: map[ident.Owner]time.Time{}, busy: map[ident.Owner]bool{},
+		o: o, log: o.Log.With("part", "quotas"), wake: make(chan struct{}, 1), due: map[ident.Owner]time.Time{}, again: map[ident.Owner]bool{}, busy: map[ident.Owner]bool{},
 	}
 	return w, w.SetCategories(o.Categories)
 }
@@ -98,6 +99,19 @@ func (w *Worker) Changed(owners ...ident.Owner) {
 		}
 	}
 	w.signal()
+}
+
+// Again is Changed, and has the hook called for each of their drives even if there is nothing new, or if it waits for an
+// operator.
+func (w *Worker) Again(owners ...ident.Owner) {
+	w.mu.Lock()
+	for _, o := range owners {
+		if o.Valid() {
+			w.again[o] = true
+		}
+	}
+	w.mu.Unlock()
+	w.Changed(owners...)
 }
 
 // ChangedAll has all owners looked at soon. It never blocks.

@@ -27,7 +27,7 @@ const (
 
 // Management says how directories are made and quotas enforced.
 type Management struct {
-	Type     string              `key:"type" need:"yes" enum:"None,Posix,XfsQuota,Lustre,CephFs,Gpfs,Scripted" doc:"Posix makes directories and measures; it does not enforce."`
+	Type     string              `key:"type" need:"yes" enum:"None,Posix,XfsQuota,Lustre,CephFs,Gpfs,Scripted" doc:"Posix uses directories that the site makes, and measures them; it does not enforce. Scripted leaves all that to scripts. The others are not available in this version."`
 	Usage    UsageCollection     `key:"usage" doc:"Measuring of usage, per drive."`
 	Scripted *ScriptedManagement `key:"scripted" need:"for type Scripted" doc:"Extension scripts."`
 	GPFS     *GPFS               `key:"gpfs" need:"for type Gpfs" doc:"GPFS (Spectrum Scale) server; the login is in secrets.yml."`

@@ -142,7 +142,7 @@ func TestManyDrives(t *testing.T) {
 	t.Parallel()
 	db := storetest.SQLite(t)
 	synctest.Test(t, func(t *testing.T) {
-		const n = 600
+		const n = 300
 		update(t, db, func(tx *store.Tx) error {
 			for i := range n {
 				if err := tx.PutDrive(drive(ident.Owner{User: ident.UCloudUser(fmt.Sprint("u", i))}, "disk", "home", i)); err != nil {
@@ -151,10 +151,10 @@ func TestManyDrives(t *testing.T) {
 			}
 			return nil
 		})
-		m, core := newMeter(t, 100, 30*time.Second), newCore(t)
+		m, core := newMeter(t, 60, 30*time.Second), newCore(t)
 		s := newService(t, db, core, Category{Name: "disk", UnitBytes: 1, Measure: m, Parallel: 2})
 		during(t, s, 5*time.Minute)
-		if len(m.times) != n || m.most != 200 || len(core.totals) != n {
+		if len(m.times) != n || m.most != 120 || len(core.totals) != n {
 			t.Errorf("%d drives were measured, %d at once, %d are at Core", len(m.times), m.most, len(core.totals))
 		}
 		if calls := core.take(); len(calls) < 2 || len(calls) > 4 {

@@ -107,6 +107,12 @@ func (c Client) Touch(ctx context.Context, note ipcapi.SessionNote) error {
 	return err
 }
 
+// Wills gives what an earlier instance has left to do, see [ipcapi.SessionNote].
+func (c Client) Wills(ctx context.Context, purpose string) ([][]byte, error) {
+	reply, err := invoke(ctx, c, ipcapi.SessionWills, ipcapi.SessionWillsOf{Purpose: purpose})
+	return reply.Wills, err
+}
+
 // Close ends a session.
 func (c Client) Close(ctx context.Context, purpose, token string) error {
 	_, err := invoke(ctx, c, ipcapi.SessionClose, ipcapi.SessionRef{Purpose: purpose, Token: token})

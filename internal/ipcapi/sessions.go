@@ -16,6 +16,7 @@ var (
 	SessionPeek    = ipc.Call[SessionRef, Session]{Name: "session.peek", Access: ipc.AccessMapped}
 	SessionConsume = ipc.Call[SessionRef, Session]{Name: "session.consume", Access: ipc.AccessMapped}
 	SessionTouch   = ipc.Call[SessionNote, Empty]{Name: "session.touch", Access: ipc.AccessMapped}
+	SessionWills   = ipc.Call[SessionWillsOf, Wills]{Name: "session.wills", Access: ipc.AccessMapped}
 	SessionClose   = ipc.Call[SessionRef, Empty]{Name: "session.close", Access: ipc.AccessMapped}
 )
 
@@ -34,6 +35,8 @@ const (
 	MaxSessionItems = 16       // of one creation
 	MaxSessionData  = 24 << 10 // bytes; a path of 4096 bytes takes up to 16 KiB in its escaped form
 	MaxSessionNote  = 4 << 10
+	MaxSessionWill  = 16 << 10
+	MaxWills        = 32
 )
 
 // SessionCreation asks for sessions. Either all of them are stored or none.
@@ -79,6 +82,21 @@ type SessionNote struct {
 	Token   string `json:"token"`
 	Note    []byte `json:"note,omitempty"`
 	Done    bool   `json:"done,omitempty"`
+	// Will is what the next instance is to do if this one is not heard of again: it gets it from [SessionWills]. NoWill
+	// takes it back.
+	Will   []byte `json:"will,omitempty"`
+	NoWill bool   `json:"noWill,omitempty"`
+}
+
+// SessionWillsOf asks for the wills that an earlier instance of the caller has left in sessions for the purpose. Each is
+// given once.
+type SessionWillsOf struct {
+	Purpose string `json:"purpose"`
+}
+
+// Wills are the answer, at most MaxWills of them; the rest stay for the next time.
+type Wills struct {
+	Wills [][]byte `json:"wills,omitempty"`
 }
 
 // LinkSettings are the settings of uploads and downloads in the start-up document. Zero values mean the defaults of

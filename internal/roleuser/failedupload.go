@@ -3,7 +3,6 @@ package roleuser
 import (
 	"context"
 	"encoding/json"
-	"log/slog"
 	"strings"
 
 	"ucloud-im/internal/failure"
@@ -23,15 +22,13 @@ type failedUpload struct {
 }
 
 // uploadFailed makes the hook of package uploads.
-func (p *parts) uploadFailed(log *slog.Logger) func(context.Context, uploads.Report) {
-	return func(ctx context.Context, r uploads.Report) {
+func (p *parts) uploadFailed() func(context.Context, uploads.Report) error {
+	return func(ctx context.Context, r uploads.Report) error {
 		params, err := json.Marshal(failedUpload{Why: r.Title(), Files: r.Files})
 		if err == nil {
 			_, err = p.tasks.Submit(ctx, tasks.Spec{Kind: kindFailedUpload, Title: r.Title(), Params: params})
 		}
-		if err != nil {
-			log.Error("the user cannot be told that files were not stored", "path", r.Path, "files", r.Count, "why", r.Why, "error", err)
-		}
+		return err
 	}
 }
 

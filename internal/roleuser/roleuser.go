@@ -107,9 +107,10 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 		},
 	})
 	receiving := uploads.Options{
-		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.uploads, Failed: p.uploadFailed(a.Log()),
+		Provider: start.Provider, User: start.User, Sessions: sessions, Log: a.Log(), Settings: set.uploads, Failed: p.uploadFailed(),
 		Writable: writable,
 	}
+	receiving.Wills = func(ctx context.Context) ([][]byte, error) { return sessions.Wills(ctx, ipcapi.PurposeUpload) }
 	p.transfers.Hook(&receiving)
 	p.uploads = uploads.New(receiving)
 	p.transfers.Attach(p.uploads)
@@ -121,6 +122,7 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 	if err := p.tasks.Resume(context.Background()); err != nil {
 		return nil, err
 	}
+	p.uploads.TakeWills()
 	return fileserver.New(fileserver.Options{
 		Provider: start.Provider, Start: start, Files: p.files, Log: a.Log(),
 		Routes: slices.Concat(p.uploads.Routes(), p.downloads.Routes(), p.transfers.Routes(), []fileserver.Route{taskapi.Route(p.tasks)}),

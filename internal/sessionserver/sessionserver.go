@@ -80,6 +80,7 @@ func (s *Server) Register(to *ipc.Server) {
 	ipc.Handle(to, ipcapi.SessionPeek, s.peek)
 	ipc.Handle(to, ipcapi.SessionConsume, s.consume)
 	ipc.Handle(to, ipcapi.SessionTouch, s.touch)
+	ipc.Handle(to, ipcapi.SessionWills, s.wills)
 	ipc.Handle(to, ipcapi.SessionClose, s.close)
 }
 
@@ -93,6 +94,7 @@ type record struct {
 	Data     []byte        `json:"data"`
 	Note     []byte        `json:"note,omitempty"`
 	Done     bool          `json:"done,omitempty"`
+	Will     []byte        `json:"will,omitempty"`
 }
 
 func (s *Server) limits(purpose string) (onetime.Limits, error) {
@@ -305,7 +307,10 @@ func (s *Server) touch(ctx context.Context, r *ipc.Request, n ipcapi.SessionNote
 	if len(n.Note) > ipcapi.MaxSessionNote {
 		return ipcapi.Empty{}, failure.New(failure.Invalid, "The note is longer than %d bytes", ipcapi.MaxSessionNote)
 	}
-	if n.Note == nil && !n.Done {
+	if len(n.Will) > ipcapi.MaxSessionWill {
+		return ipcapi.Empty{}, failure.New(failure.Invalid, "The will is longer than %d bytes", ipcapi.MaxSessionWill)
+	}
+	if n.Note == nil && !n.Done && n.Will == nil && !n.NoWill {
 		_, err := s.lookUp(ctx, r, ref, true)
 		return ipcapi.Empty{}, err
 	}
@@ -327,6 +332,9 @@ func (s *Server) touch(ctx context.Context, r *ipc.Request, n ipcapi.SessionNote
 			rec.Note = n.Note
 		}
 		rec.Done = rec.Done || n.Done
+		if n.Will != nil || n.NoWill {
+			rec.Will = n.Will
+		}
 		t, err := tx.TokenByHash(onetime.Hash(n.Token))
 		if err != nil {
 			return err
@@ -337,6 +345,48 @@ func (s *Server) touch(ctx context.Context, r *ipc.Request, n ipcapi.SessionNote
 		return tx.UpdateToken(t)
 	})
 	return ipcapi.Empty{}, err
+}
+
+// wills gives what an earlier instance has left to do, once.
+func (s *Server) wills(ctx context.Context, r *ipc.Request, req ipcapi.SessionWillsOf) (ipcapi.Wills, error) {
+	if _, err := s.expect(r, ipcapi.SessionRef{Purpose: req.Purpose}); err != nil {
+		return ipcapi.Wills{}, err
+	}
+	var reply ipcapi.Wills
+	// Nearly always there are none, which costs no change of the database.
+	find := func(tx *store.Tx, take bool) error {
+		reply.Wills = nil
+		all, err := tx.OldestTokens(r.Grant.User, req.Purpose, roomLook)
+		if err != nil {
+			return err
+		}
+		for _, t := range all {
+			var rec record
+			if json.Unmarshal(t.Data, &rec) != nil || rec.UID != r.Peer.UID() || rec.Will == nil {
+				continue
+			}
+			if len(reply.Wills) == ipcapi.MaxWills {
+				break
+			}
+			reply.Wills = append(reply.Wills, rec.Will)
+			if !take {
+				continue
+			}
+			rec.Will = nil
+			if t.Data, err = json.Marshal(rec); err != nil {
+				return fmt.Errorf("encode session: %w", err)
+			}
+			if err := tx.UpdateToken(t); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err := s.o.Store.View(ctx, func(tx *store.Tx) error { return find(tx, false) })
+	if err == nil && reply.Wills != nil {
+		err = s.o.Store.Update(ctx, func(tx *store.Tx) error { return find(tx, true) })
+	}
+	return reply, err
 }
 
 // close ends a session. One that is over already is as good as one that ends now.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -358,6 +359,66 @@ func TestDownloadsMakeRoom(t *testing.T) {
 		if gone := i < 6 && i != 1 && i != 4; gone != (err != nil) {
 			t.Errorf("session %d: %v", i, err)
 		}
+	}
+}
+
+// TestWills: what an instance leaves is given to the next one of the same account, once.
+func TestWills(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, storetest.SQLite(t), 100)
+	wills := func() (texts []string) {
+		t.Helper()
+		r, err := ipc.Invoke(t.Context(), w.client, ipcapi.SessionWills, ipcapi.SessionWillsOf{Purpose: ipcapi.PurposeUpload})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range r.Wills {
+			texts = append(texts, string(b))
+		}
+		return texts
+	}
+	if got := wills(); got != nil {
+		t.Errorf("from nothing: %q", got)
+	}
+	leave := func(token, will string) {
+		t.Helper()
+		if err := w.touch(ipcapi.SessionNote{Purpose: ipcapi.PurposeUpload, Token: token, Will: []byte(will)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := w.one(ipcapi.PurposeUpload)
+	w.now.Add(1)
+	b := w.one(ipcapi.PurposeUpload)
+	w.now.Add(1)
+	c := w.one(ipcapi.PurposeUpload)
+	leave(a, "first")
+	leave(a, "a")
+	leave(b, "b")
+	leave(c, "c")
+	if err := w.touch(ipcapi.SessionNote{Purpose: ipcapi.PurposeUpload, Token: b, NoWill: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.consume(ipcapi.PurposeUpload, a); err != nil {
+		t.Error(err)
+	}
+	w.be("Bob#2")
+	if got := wills(); got != nil {
+		t.Errorf("of somebody else: %q", got)
+	}
+	w.be(ada)
+	if got := wills(); !slices.Equal(got, []string{"a", "c"}) {
+		t.Errorf("got %q", got)
+	}
+	if got := wills(); got != nil {
+		t.Errorf("the second time: %q", got)
+	}
+	err := w.touch(ipcapi.SessionNote{Purpose: ipcapi.PurposeUpload, Token: a, Will: make([]byte, ipcapi.MaxSessionWill+1)})
+	w.want("a will that is too long", err, failure.Invalid)
+	for range ipcapi.MaxWills + 3 {
+		leave(w.one(ipcapi.PurposeUpload), "x")
+	}
+	if first, second := len(wills()), len(wills()); first != ipcapi.MaxWills || second != 3 {
+		t.Errorf("%d and %d", first, second)
 	}
 }
 

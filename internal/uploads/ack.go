@@ -3,6 +3,7 @@ package uploads
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"time"
 
 	"github.com/coder/websocket"
@@ -47,6 +48,10 @@ func (c *conn) write(ctx context.Context) {
 				break
 			}
 			if err := c.send(ctx, frame); err != nil {
+				if !errors.Is(err, context.DeadlineExceeded) {
+					c.ws.CloseNow() //nolint:errcheck // it is gone, and the reader is to find that out
+					return
+				}
 				c.end(&ending{code: websocket.StatusPolicyViolation, reason: "answers are not taken", err: err})
 				return
 			}
@@ -59,7 +64,11 @@ func (c *conn) write(ctx context.Context) {
 func (c *conn) send(ctx context.Context, frame []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, c.s.o.WriteTimeout)
 	defer cancel()
-	return c.ws.Write(ctx, websocket.MessageBinary, frame)
+	err := c.ws.Write(ctx, websocket.MessageBinary, frame)
+	if err != nil && ctx.Err() != nil {
+		err = errors.Join(err, ctx.Err()) // the library does not always say so
+	}
+	return err
 }
 
 // nextFrame collects the next message: answers, and the number of completed files if it has changed. Once the
@@ -85,10 +94,19 @@ func (c *conn) watch(ctx context.Context) {
 	o := &c.s.o
 	tick := time.NewTicker(max(min(o.ListingTimeout, o.Silence, o.PingInterval, o.TouchInterval)/8, time.Millisecond))
 	defer tick.Stop()
+	will := time.NewTimer(o.WillAfter)
+	defer will.Stop()
 	touched, pinged := time.Now(), time.Now()
 	for {
 		select {
 		case <-tick.C:
+		case <-will.C:
+			if !c.unfinished() {
+				will.Reset(o.WillAfter)
+				continue
+			}
+			c.tasks.Go(func() { c.s.expectEnd(ctx, c.ses) })
+			continue
 		case <-ctx.Done():
 			return
 		}
@@ -117,6 +135,12 @@ func (c *conn) watch(ctx context.Context) {
 	}
 }
 
+func (c *conn) unfinished() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.listed > c.completed
+}
+
 // tooQuiet applies the rules for silent connections (contract 11 sections 2.3 and 2.5).
 func (c *conn) tooQuiet(now time.Time) *ending {
 	c.mu.Lock()
@@ -125,7 +149,7 @@ func (c *conn) tooQuiet(now time.Time) *ending {
 	switch {
 	case c.listed == c.completed && now.Sub(c.calm) >= o.ListingTimeout:
 		return &ending{code: websocket.StatusNormalClosure, reason: "nothing to do"}
-	case len(c.files) > 0 && !c.blocked.Load() && now.Sub(time.Unix(0, c.heard.Load())) >= o.Silence:
+	case (len(c.files) > 0 || c.within.Load()) && !c.blocked.Load() && now.Sub(time.Unix(0, c.heard.Load())) >= o.Silence:
 		return &ending{code: websocket.StatusPolicyViolation, reason: "the client is silent"}
 	}
 	return nil

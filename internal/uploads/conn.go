@@ -60,6 +60,7 @@ type conn struct {
 
 	msg     *message    // of the reader
 	blocked atomic.Bool // the reader waits for memory
+	within  atomic.Bool // the reader is in the middle of a message
 	wake    chan struct{}
 	ended   chan struct{}  // closed with cause set
 	tasks   sync.WaitGroup // all goroutines of the connection, except the reader and the next one
@@ -111,7 +112,8 @@ func (e *ending) Error() string {
 func (c *conn) run() {
 	c.idle.L = &c.mu
 	c.calm = time.Now()
-	ctx, cancel := context.WithCancel(c.s.life)
+	// Not the life of the service: what is being written when that ends must not cut the connection.
+	ctx, cancel := context.WithCancel(context.Background())
 	c.s.mu.Lock()
 	c.s.conns[c] = struct{}{}
 	c.s.mu.Unlock()
@@ -267,6 +269,7 @@ func (c *conn) read() error {
 			return err
 		}
 		c.msg.reset(r)
+		c.within.Store(true)
 		if kind == websocket.MessageText {
 			err = c.text()
 		} else {
@@ -278,6 +281,7 @@ func (c *conn) read() error {
 		if err != nil {
 			return err
 		}
+		c.within.Store(false)
 		select {
 		case <-c.ended:
 			return net.ErrClosed
@@ -356,7 +360,10 @@ func (c *conn) id() (uint32, error) {
 // listing notes the files of a message.
 func (c *conn) listing() error {
 	defer c.kick()
-	for {
+	for n := 1; ; n++ {
+		if n%256 == 0 {
+			c.kick() // the rest of the message may take its time
+		}
 		e, path, err := c.msg.readEntry()
 		if errors.Is(err, io.EOF) {
 			return nil

@@ -392,12 +392,12 @@ func TestDataBudget(t *testing.T) {
 func TestListingBehindData(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, t.TempDir(), nil)
-	w.narrow.Store(true)
+	w.narrow.Store(narrowBytes)
 	c := w.dial(w.session("", folder, rename))
 	const n = 4000
 	var files []listed
 	for i := range n {
-		files = append(files, listed{int32(i), 1, someTime, fmt.Sprintf("d%d/%d", i%7, i)})
+		files = append(files, listed{int32(i), 1, someTime, fmt.Sprintf("d%d/%0200d", i%7, i)})
 	}
 	done := make(chan struct{})
 	go func() {

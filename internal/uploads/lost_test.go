@@ -2,10 +2,13 @@ package uploads
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/coder/websocket"
@@ -154,3 +157,71 @@ func TestCutInAMessage(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestWill: the user hears of an upload whose process was killed, from the next one.
+func TestWill(t *testing.T) {
+	t.Parallel()
+	dir, state := t.TempDir(), disk{t.TempDir()}
+	token := state.session(t, dir, "/in", folder, rename)
+	p := play(t, state.dir, 0)
+	c := (&world{tb: t}).dial(UploadSession{Endpoint: p.endpoint(token)})
+	c.binary(listing(listed{0, 1 << 20, someTime, "big"}))
+	c.expect(num(opOK, 0))
+	c.binary(chunk(0, "the beginning"))
+	left := func() int {
+		files, err := filepath.Glob(state.path("*.will"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	eventually(t, "the upload is noted", func() bool { return left() == 1 })
+	p.kill()
+	p = play(t, state.dir, 0)
+	if got := p.line("report "); got != "report Upload of in was interrupted: "+interrupted {
+		t.Errorf("%q", got)
+	}
+	// One that comes to its end leaves nothing.
+	c = (&world{tb: t}).dial(UploadSession{Endpoint: p.endpoint(token)})
+	c.binary(listing(listed{0, 3, someTime, "big"}))
+	c.expect(num(opOK, 0))
+	eventually(t, "the upload is noted", func() bool { return left() == 1 })
+	c.binary(chunk(0, "all"))
+	c.expect(num(opCompleted, 1))
+	c.Close(websocket.StatusNormalClosure, "")
+	eventually(t, "it is forgotten", func() bool { return left() == 0 })
+}
+
+// TestReportIsKept: what cannot be told now, because this process is ending, is left to the next one.
+func TestReportIsKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), func(o *Options) {
+		o.Failed = func(context.Context, Report) error { return errors.New("no more tasks") }
+	})
+	s := w.session("/in", folder, rename)
+	c := w.dial(s)
+	var files []listed
+	for i := range 2 * maxReported {
+		files = append(files, listed{int32(i), 10, someTime, strings.Repeat("long/", 300) + strconv.Itoa(i)})
+	}
+	c.binary(listing(files...))
+	if op, _, ok := c.next(); !ok || op != opOK {
+		t.Fatal(op, c.err)
+	}
+	c.CloseNow()
+	w.settle()
+	w.store.mu.Lock()
+	will := w.store.wills[s.Token]
+	w.store.mu.Unlock()
+	got := make(chan Report, 1)
+	next := newWorld(t, w.dir, func(o *Options) {
+		o.Failed = func(_ context.Context, r Report) error { got <- r; return nil }
+		o.Wills = func(context.Context) ([][]byte, error) { return [][]byte{[]byte("nonsense"), []byte(will)}, nil }
+	})
+	next.svc.TakeWills()
+	if r := <-got; len(will) > 16<<10 || r.Count != len(files) || r.Path != "/5123/in" || len(r.Files) == 0 || r.Why != errLostText {
+		t.Errorf("%d bytes, %d files: %s, %s", len(will), r.Count, r.Path, r.Why)
+	}
+}
+
+const errLostText = "The connection was lost before everything had arrived"

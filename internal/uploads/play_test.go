@@ -74,11 +74,38 @@ func (d disk) Consume(_ context.Context, purpose, token string) (s ipcapi.Sessio
 
 func (d disk) Touch(ctx context.Context, n ipcapi.SessionNote) error {
 	s, err := d.Consume(ctx, n.Purpose, n.Token)
-	if err != nil || n.Note == nil {
+	if err != nil {
 		return err
+	}
+	switch {
+	case n.Will != nil:
+		part := fmt.Sprintf("%s.%d", d.path(n.Token), rand.Uint64())
+		if err := os.WriteFile(part, n.Will, 0o600); err != nil {
+			return err
+		}
+		return os.Rename(part, d.path(n.Token)+".will")
+	case n.NoWill:
+		return os.Remove(d.path(n.Token) + ".will")
+	case n.Note == nil:
+		return nil
 	}
 	s.Note = n.Note
 	return d.put(n.Token, s)
+}
+
+func (d disk) wills(context.Context) (wills [][]byte, err error) {
+	files, err := filepath.Glob(d.path("*.will"))
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err == nil {
+			err = os.Remove(f)
+		}
+		if err != nil {
+			return nil, err
+		}
+		wills = append(wills, raw)
+	}
+	return wills, err
 }
 
 func (d disk) Close(_ context.Context, _, token string) error { return os.Remove(d.path(token)) }
@@ -109,11 +136,13 @@ func playServer(state string) {
 	svc := New(Options{
 		Now: now, Provider: testProvider, User: testUser, Sessions: disk{state}, Log: log, SpillDir: state,
 		Settings: Settings{NoSync: os.Getenv("UPLOADS_TEST_SYNC") == "", PublicURL: "http://" + l.Addr().String()},
-		Failed:   func(_ context.Context, r Report) { fmt.Println("report", r.Title()) },
+		Failed:   func(_ context.Context, r Report) error { fmt.Println("report", r.Title()); return nil },
+		Wills:    disk{state}.wills, WillAfter: 50 * time.Millisecond,
 	})
 	tb := &fakeTB{}
 	srv := httptest.Server{Listener: l, Config: &http.Server{Handler: gateway(tb, svc, log)}}
 	fmt.Println("address", l.Addr())
+	svc.TakeWills()
 	srv.Start()
 	_, _ = io.Copy(io.Discard, os.Stdin) // the parent holds it
 }

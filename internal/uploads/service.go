@@ -30,8 +30,11 @@ type Options struct {
 	Writable func(ctx context.Context, owner ident.Owner, category string) error
 
 	// Failed is told, once per session and time, that files were not stored although the client may believe so. It must
-	// make the failure visible to the user; the protocol cannot (contract 11 section 2.6). nil: it is only logged.
-	Failed func(ctx context.Context, r Report)
+	// make the failure visible to the user; the protocol cannot (contract 11 section 2.6). On an error the next instance
+	// tries again. nil: it is only logged.
+	Failed func(ctx context.Context, r Report) error
+	// Wills gives what an earlier instance has left at the store of sessions, for [Service.TakeWills]. nil: nothing.
+	Wills func(ctx context.Context) ([][]byte, error)
 	// Closed is told that another provider has finished its transfer (contract 11 section 2.3 point 7). On an error the
 	// session stays, and the other provider is asked to try again.
 	Closed func(ctx context.Context, s Info) error
@@ -55,6 +58,7 @@ type Options struct {
 	PingInterval   time.Duration // between pings to a silent client (30 s)
 	Stall          time.Duration // after which an upload in chunks goes on over a new connection while an old one is there (5 s)
 	TouchInterval  time.Duration // between checks that the session may still be used (10 min)
+	WillAfter      time.Duration // after which an upload is noted, so that it is known if this process is killed (2 s)
 	WriteTimeout   time.Duration // for an acknowledgement to be taken (30 s)
 	DraftLife      time.Duration // after which a hidden file without a writer is removed (24 h)
 }
@@ -134,6 +138,7 @@ func New(o Options) *Service {
 	setDefault(&o.PingInterval, 30*time.Second)
 	setDefault(&o.Stall, 5*time.Second)
 	setDefault(&o.TouchInterval, 10*time.Minute)
+	setDefault(&o.WillAfter, 2*time.Second)
 	setDefault(&o.WriteTimeout, 30*time.Second)
 	setDefault(&o.DraftLife, 24*time.Hour)
 	s := &Service{

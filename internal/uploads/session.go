@@ -95,6 +95,7 @@ type session struct {
 	note    note
 	unsaved bool // the server does not have the note
 	noted   bool // the note has changed
+	willed  bool // the server has a will
 	failed  failures
 	seed    maphash.Seed      // of the hashes in undated
 	missing map[string]string // of a transfer: the files that failed and were not stored since, and why; bounded
@@ -104,7 +105,7 @@ type session struct {
 // Report tells what was not stored.
 type Report struct {
 	Info
-	Count int      // files that failed
+	Count int      // files that failed; 0: some, of an upload that was interrupted
 	Files []string // the first of them: UCloud paths
 	Why   string   // the first reason, a sentence for the user
 	Fatal bool     // nothing more could be stored, and the connection was closed
@@ -125,6 +126,9 @@ func (r Report) Title() string {
 	name := r.Path[max(0, len(parentOf(r.Path))):]
 	if name == "" {
 		name = r.Path
+	}
+	if r.Count == 0 { // nobody has counted
+		return fmt.Sprintf("Upload of %s was interrupted: %s", name, r.Why)
 	}
 	files := "1 file"
 	if r.Count != 1 {
@@ -180,20 +184,90 @@ func (s *Service) report(ses *session) {
 		return
 	}
 	ses.mu.Lock()
-	f := ses.failed
-	ses.failed = failures{}
+	f, willed := ses.failed, ses.willed
+	ses.failed, ses.willed = failures{}, false
 	ses.mu.Unlock()
-	if f.count == 0 {
-		return
-	}
-	r := Report{Info: ses.info(), Count: f.count, Files: f.files, Why: f.why, Fatal: f.fatal}
-	s.log.Warn("files were not stored", "drive", r.Drive, "path", r.Path, "count", r.Count, "why", r.Why)
-	if s.o.Failed == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.life), reportTimeout)
 	defer cancel()
-	s.o.Failed(ctx, r)
+	var err error
+	var r Report
+	if f.count > 0 {
+		r = Report{Info: ses.info(), Count: f.count, Files: f.files, Why: f.why, Fatal: f.fatal}
+		s.log.Warn("files were not stored", "drive", r.Drive, "path", r.Path, "count", r.Count, "why", r.Why)
+		if s.o.Failed != nil {
+			err = s.o.Failed(ctx, r)
+		}
+	}
+	switch {
+	case err != nil: // this process is ending, perhaps; the next one will tell
+		s.log.Warn("the user was not told that files were not stored", "error", err)
+		s.leaveWill(ctx, ses, r)
+	case willed:
+		err := s.o.Sessions.Touch(ctx, ipcapi.SessionNote{Purpose: ses.purpose(), Token: ses.token, NoWill: true})
+		if err != nil && !failure.Is(err, failure.NotFound) { // an unknown session has no will
+			s.log.Warn("the will of an upload is not taken back", "error", err)
+		}
+	}
+}
+
+// leaveWill stores a report that the next instance is to make.
+func (s *Service) leaveWill(ctx context.Context, ses *session, r Report) {
+	var raw []byte
+	for {
+		var err error
+		if raw, err = json.Marshal(r); err != nil || len(raw) <= ipcapi.MaxSessionWill || len(r.Files) == 0 {
+			break
+		}
+		r.Files = r.Files[:len(r.Files)-1]
+	}
+	if err := s.o.Sessions.Touch(ctx, ipcapi.SessionNote{Purpose: ses.purpose(), Token: ses.token, Will: raw}); err != nil {
+		s.log.Warn("the will of an upload is not stored", "error", err)
+	}
+}
+
+// interrupted is the will of an upload that is under way.
+const interrupted = "the service ended before everything had arrived. Upload again what is missing"
+
+// expectEnd notes an upload that takes a while, once, so that its user hears of it if this process is killed: a browser
+// shows the end of the connection as the end of the upload. Another provider looks by itself what is missing.
+func (s *Service) expectEnd(ctx context.Context, ses *session) {
+	ses.mu.Lock()
+	known := ses.willed || ses.Kind == kindTransfer
+	ses.willed = ses.willed || !known
+	ses.mu.Unlock()
+	if !known {
+		s.leaveWill(ctx, ses, Report{Info: ses.info(), Why: interrupted})
+	}
+}
+
+// TakeWills reports what earlier instances could not, in the background. Call it once, when [Options.Failed] works.
+func (s *Service) TakeWills() {
+	if s.o.Wills == nil || s.o.Failed == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.work.Go(func() {
+		ctx, cancel := context.WithTimeout(s.life, reportTimeout)
+		defer cancel()
+		wills, err := s.o.Wills(ctx)
+		if err != nil {
+			s.log.Warn("what an earlier instance has left is not known", "error", err)
+		}
+		for _, raw := range wills {
+			var r Report
+			if err := json.Unmarshal(raw, &r); err != nil {
+				s.log.Error("a will cannot be read", "error", err)
+				continue
+			}
+			if err := s.o.Failed(ctx, r); err != nil {
+				s.log.Error("the user cannot be told that an upload was interrupted", "path", r.Path, "why", r.Why, "error", err)
+			}
+		}
+	})
 }
 
 // save stores the note at the server. If the server is away the note stays here, as long as this process lives.

@@ -64,6 +64,7 @@ type memory struct {
 	items    []ipcapi.SessionItem
 	closed   []string
 	done     map[string]bool
+	wills    map[string]string
 	down     error // what every call fails with
 	n        int
 }
@@ -117,6 +118,12 @@ func (m *memory) Touch(_ context.Context, n ipcapi.SessionNote) error {
 	if n.Done {
 		m.done[n.Token] = true
 	}
+	if n.Will != nil {
+		m.wills[n.Token] = string(n.Will)
+	}
+	if n.NoWill {
+		delete(m.wills, n.Token)
+	}
 	return nil
 }
 
@@ -143,7 +150,7 @@ type world struct {
 	http    *httptest.Server
 	reports chan Report
 	closed  chan Info
-	narrow  atomic.Bool // new connections have small buffers in the kernel
+	narrow  atomic.Int64 // bytes of answers that the kernel keeps for new connections; 0: what is usual
 }
 
 // newWorld starts a service over a drive. change may alter the options.
@@ -151,13 +158,13 @@ func newWorld(tb testing.TB, dir string, change func(*Options)) *world {
 	tb.Helper()
 	w := &world{
 		tb: tb, dir: dir, reports: make(chan Report, 100), closed: make(chan Info, 100),
-		store: &memory{sessions: map[string]*ipcapi.Session{}, purposes: map[string]string{}, done: map[string]bool{}},
+		store: &memory{sessions: map[string]*ipcapi.Session{}, purposes: map[string]string{}, done: map[string]bool{}, wills: map[string]string{}},
 	}
 	log := slog.New(slog.DiscardHandler)
 	o := Options{
 		Provider: testProvider, User: testUser, Sessions: w.store, Log: log, SpillDir: tb.TempDir(),
 		Settings: Settings{NoSync: true, Origins: []string{testOrigin}},
-		Failed:   func(_ context.Context, r Report) { w.reports <- r },
+		Failed:   func(_ context.Context, r Report) error { w.reports <- r; return nil },
 		Closed:   func(_ context.Context, i Info) error { w.closed <- i; return nil },
 	}
 	w.http = httptest.NewUnstartedServer(nil)
@@ -168,9 +175,9 @@ func newWorld(tb testing.TB, dir string, change func(*Options)) *world {
 	w.svc = New(o)
 	w.http.Config.Handler = gateway(tb, w.svc, log)
 	w.http.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		if tcp, ok := c.(*net.TCPConn); ok && w.narrow.Load() {
+		if tcp, ok := c.(*net.TCPConn); ok && w.narrow.Load() > 0 {
 			tcp.SetReadBuffer(narrowBytes)
-			tcp.SetWriteBuffer(narrowBytes)
+			tcp.SetWriteBuffer(int(w.narrow.Load()))
 		}
 		return ctx
 	}
@@ -275,17 +282,18 @@ type script struct {
 	done int32 // the last count
 }
 
-// narrowBytes is what the kernel keeps of a narrow connection on the way, so that who does not read is noticed soon.
-const narrowBytes = 16 << 10
+// narrowBytes is what the kernel keeps of what the client sends over a narrow connection. With less than a segment of the
+// loopback interface, which has 64 KiB, TCP waits for its timers.
+const narrowBytes = 128 << 10
 
 func (w *world) dial(s UploadSession) *script {
 	w.tb.Helper()
 	opts := &websocket.DialOptions{HTTPClient: http.DefaultClient}
-	if w.narrow.Load() {
+	if w.narrow.Load() > 0 {
 		opts.HTTPClient = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
 			if tcp, ok := c.(*net.TCPConn); ok {
-				tcp.SetReadBuffer(narrowBytes)
+				tcp.SetReadBuffer(int(w.narrow.Load()))
 				tcp.SetWriteBuffer(narrowBytes)
 			}
 			return c, err

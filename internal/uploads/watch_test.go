@@ -2,6 +2,7 @@ package uploads
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -35,6 +36,16 @@ func TestQuietConnections(t *testing.T) {
 		c.binary(listing(listed{0, 10, someTime, "b"}))
 		c.expect(num(opOK, 0))
 		c.expectClose(websocket.StatusPolicyViolation)
+	})
+	t.Run("silent in the middle of a listing", func(t *testing.T) {
+		t.Parallel()
+		conn := rawDial(t, s)
+		defer conn.Close()
+		conn.Write([]byte{0x82, 0x80 | 100, 0, 0, 0, 0, opListing, 0, 0}) // 100 bytes, masked, of which three come
+		conn.SetReadDeadline(time.Now().Add(patience))
+		if _, err := io.Copy(io.Discard, conn); err != nil {
+			t.Error(err)
+		}
 	})
 	t.Run("slow", func(t *testing.T) {
 		t.Parallel()
@@ -93,12 +104,15 @@ func TestSessionEnds(t *testing.T) {
 // TestAnswersNotTaken: a client that never reads.
 func TestAnswersNotTaken(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, t.TempDir(), func(o *Options) { o.WriteTimeout = 200 * time.Millisecond })
+	w := newWorld(t, t.TempDir(), func(o *Options) {
+		o.WriteTimeout = 200 * time.Millisecond
+		o.Silence = 2 * time.Second // TCP may come to a stop in the other direction too
+	})
 	write(t, filepath.Join(w.dir, "f"), "x")
 	if err := os.Chtimes(filepath.Join(w.dir, "f"), time.Time{}, time.UnixMilli(someTime)); err != nil {
 		t.Fatal(err)
 	}
-	w.narrow.Store(true)
+	w.narrow.Store(16 << 10)
 	c := w.dial(w.session("", folder, rename))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -543,6 +543,9 @@ func grown(tb testing.TB, dir string) map[string]string {
 	tb.Helper()
 	out := map[string]string{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if os.IsNotExist(err) {
+			return nil // it went while we looked
+		}
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
@@ -554,6 +557,9 @@ func grown(tb testing.TB, dir string) map[string]string {
 			return err
 		}
 		info, err := d.Info()
+		if os.IsNotExist(err) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}

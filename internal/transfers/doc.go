@@ -27,6 +27,8 @@
 //
 //   - The other side ends up with the same bytes under the same names, whatever is cut or killed in between (TestCuts,
 //     TestKills), or the task says what is missing (TestReported).
+//   - With a destination of our own kind, every file is compared by hash before it gets its name (TestDamaged), and an
+//     interruption costs at most one chunk (TestResume).
 //   - It ends: passes go on only as long as they bring something about (TestNeverSatisfied, TestFileThatKeepsChanging).
 //   - Memory and descriptors are bounded, whatever the size of the tree and whatever the other side does
 //     (TestLargeTree, TestHostileDestination).

@@ -32,11 +32,15 @@ const (
 	stepStart       = "Start"
 )
 
-// protocolBuiltIn is the protocol that all providers know: that of uploads.
-const protocolBuiltIn = "built-in"
+// The protocols. built-in is the one that all providers know, that of uploads. The other one is our own: the same with
+// hashes, and with large files that go on where they were interrupted.
+const (
+	protocolBuiltIn = "built-in"
+	protocolChecked = "built-in-sha256"
+)
 
 // offered are the protocols that this version can send and receive with, the best first.
-var offered = []string{protocolBuiltIn}
+var offered = []string{protocolChecked, protocolBuiltIn}
 
 const (
 	transferBody = 512 << 10 // two drives, and some
@@ -222,7 +226,7 @@ func (s *Service) initiateDestination(ctx context.Context, req *request) (any, e
 	}
 	var key [16]byte
 	rand.Read(key[:]) //nolint:errcheck // never fails
-	session, err := s.receiver.CreateTransfer(ctx, d, req.DestinationPath, refOf(key[:], req.SourceProvider))
+	session, err := s.receiver.CreateTransfer(ctx, d, req.DestinationPath, refOf(key[:], req.SourceProvider), offered[i] == protocolChecked)
 	if failure.Is(err, failure.NotFound) {
 		err = failure.Wrap(err, failure.NotFound, "The folder that is to take the transfer does not exist")
 	}

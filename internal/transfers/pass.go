@@ -146,6 +146,7 @@ type pass struct {
 	ctx      context.Context // of this pass
 	cancel   context.CancelCauseFunc
 	endpoint string
+	checked  bool
 	client   *http.Client
 	conns    int
 	maxBytes int64
@@ -228,7 +229,7 @@ func (p *pass) worker() error {
 
 func (p *pass) connection(first *uploadclient.File) (more bool, err error) {
 	c, err := uploadclient.Dial(p.ctx, p.endpoint, uploadclient.Options{
-		HTTP: p.client, NextID: func() int32 { return p.ids.Add(1) - 1 }, Ahead: aheadFiles, Bytes: aheadBytes, Parallel: senders,
+		HTTP: p.client, NextID: func() int32 { return p.ids.Add(1) - 1 }, Ahead: aheadFiles, Bytes: aheadBytes, Parallel: senders, Checked: p.checked,
 		Event: p.event, Progress: func(n int) { p.counts.out.Add(int64(n)) },
 	})
 	if err != nil {
@@ -236,7 +237,8 @@ func (p *pass) connection(first *uploadclient.File) (more bool, err error) {
 	}
 	more, err = c.Serve(p.ctx, first, p.files)
 	res := c.Result()
-	p.counts.stored.Add(max(res.Completed-res.Skipped-res.Unreadable, 0))
+	p.counts.stored.Add(max(res.Completed-res.Skipped-res.Unreadable-res.Rejected, 0))
+	p.counts.again.Add(res.Rejected)
 	if err != nil {
 		c.Abort()
 		return false, err

@@ -236,7 +236,7 @@ func TestKills(t *testing.T) {
 	killed := 0
 	for round := 0; killed < kills; round++ {
 		target := fmt.Sprintf("in%d", round)
-		prepare(t, dir, l.Addr().String(), target)
+		prepare(t, dir, l.Addr().String(), target, round%2 == 0)
 		destination := start(t, "destination", dir+"/destination", 0, socket)
 		source := start(t, "source", dir+"/source", 0)
 		ended := make(chan string, 1)
@@ -285,7 +285,7 @@ func TestKills(t *testing.T) {
 }
 
 // prepare makes a session of the destination and a task of the source.
-func prepare(tb testing.TB, dir, addr, target string) {
+func prepare(tb testing.TB, dir, addr, target string, checked bool) {
 	tb.Helper()
 	b := &site{tb: tb, name: "destination", dir: dir + "/to", sessions: newMemory(), board: &board{byKey: map[string]bool{}, ended: map[string]bool{}}}
 	log := slog.New(slog.DiscardHandler)
@@ -293,7 +293,7 @@ func prepare(tb testing.TB, dir, addr, target string) {
 	u := uploads.New(uploads.Options{Provider: b.name, User: testUser, Sessions: b.sessions, Log: log, Settings: set})
 	defer u.Close(context.Background())
 	d := b.drive()
-	session, err := u.CreateTransfer(tb.Context(), &d, "/5123/"+target, refOf(make([]byte, 16), "source"))
+	session, err := u.CreateTransfer(tb.Context(), &d, "/5123/"+target, refOf(make([]byte, 16), "source"), checked)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -302,7 +302,7 @@ func prepare(tb testing.TB, dir, addr, target string) {
 	a := &site{name: "source", dir: dir + "/from"}
 	from := a.drive()
 	params, err := json.Marshal(sendParams{
-		Drive: from.ID, Base: from.ProviderGeneratedID, Path: "/5123/data", Peer: "destination", Protocol: protocolBuiltIn, Endpoint: session.Endpoint,
+		Drive: from.ID, Base: from.ProviderGeneratedID, Path: "/5123/data", Peer: "destination", Protocol: map[bool]string{true: protocolChecked, false: protocolBuiltIn}[checked], Endpoint: session.Endpoint,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -353,7 +353,7 @@ func TestUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	prepare(t, dir, l.Addr().String(), "in")
+	prepare(t, dir, l.Addr().String(), "in", false)
 	start(t, "destination", dir+"/destination", 0, socket)
 	line := start(t, "source", dir+"/source", nobody).line()
 	if !strings.HasPrefix(line, "failed 2 of 3 files not transferred: You do not have permission (") {

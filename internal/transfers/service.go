@@ -27,7 +27,7 @@ type Tasks interface {
 
 // Receiver is what this package needs of [uploads.Service].
 type Receiver interface {
-	CreateTransfer(ctx context.Context, drive *providerapi.Drive, path, ref string) (uploads.UploadSession, error)
+	CreateTransfer(ctx context.Context, drive *providerapi.Drive, path, ref string, checked bool) (uploads.UploadSession, error)
 	Transfer(ref string) (uploads.Transferred, bool)
 	EndTransfer(ref, reason string)
 }

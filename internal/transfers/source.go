@@ -149,7 +149,7 @@ func (r *runner) pass(ctx context.Context, set *state) error {
 	defer src.close()
 	c := &counts{}
 	p := &pass{
-		source: src, endpoint: r.params.Endpoint, client: r.client, conns: max(set.Connections, 1), maxBytes: set.MaxBytes,
+		source: src, endpoint: r.params.Endpoint, checked: r.params.Protocol == protocolChecked, client: r.client, conns: max(set.Connections, 1), maxBytes: set.MaxBytes,
 		history: r.history, counts: c,
 	}
 	if src.top == nil {

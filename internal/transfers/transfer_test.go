@@ -243,6 +243,8 @@ func TestCancelledAtDestination(t *testing.T) {
 	if !failure.Is(err, failure.NotFound) || !strings.Contains(failure.Why(err), "may have been cancelled there") {
 		t.Error(err)
 	}
+	eventually(t, "no connections", func() bool { _, ok := b.uploads.Transfer(refOf(key, "a")); return !ok })
+	noDebris(t, b.dir)
 	if n := len(grown(t, b.dir)); n >= 40 {
 		t.Errorf("all %d files arrived", n)
 	}
@@ -455,7 +457,7 @@ func TestCuts(t *testing.T) {
 	rng := newRand(1)
 	for round := 0; b.listener.count() < cuts; round++ {
 		target := fmt.Sprintf("/in%d", round)
-		j := steps(t, a, b, "/data", target)
+		j := steps(t, a, b, "/data", target, []string{protocolBuiltIn, protocolChecked}[round%2])
 		b.listener.cutOften(func() int64 { return 1 + rng.Int64N(int64(total)/4) })
 		// Large files need a stretch without a cut.
 		calm := time.AfterFunc(time.Second, func() { b.listener.cutOften(nil) })

@@ -270,6 +270,8 @@ type cutter struct {
 	limit int64        // bytes that may still come in; 0: no limit
 	next  func() int64 // the limit after a cut; nil: none
 	cuts  int
+	total int64          // bytes that came in
+	bend  func(p []byte) // changes what comes in
 	conns map[*cutConn]struct{}
 }
 
@@ -313,6 +315,10 @@ func (c *cutConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.c.mu.Lock()
 	defer c.c.mu.Unlock()
+	c.c.total += int64(n)
+	if c.c.bend != nil {
+		c.c.bend(p[:n])
+	}
 	if c.c.limit > 0 {
 		if c.c.limit -= int64(n); c.c.limit <= 0 {
 			c.c.limit = 0
@@ -389,7 +395,7 @@ func (s *site) post(body any) (int, map[string]any) {
 }
 
 // steps makes the three calls, and gives the task of the source.
-func steps(tb testing.TB, from, to *site, path, target string) *fakeJob {
+func steps(tb testing.TB, from, to *site, path, target string, protocols ...string) *fakeJob {
 	tb.Helper()
 	must := func(status int, answer map[string]any) map[string]any {
 		tb.Helper()
@@ -401,6 +407,9 @@ func steps(tb testing.TB, from, to *site, path, target string) *fakeJob {
 	one := must(from.post(map[string]any{
 		"type": "InitiateSource", "sourcePath": "/5123" + path, "sourceCollection": from.drive(), "destinationProvider": to.name, "destinationCollection": noDrive,
 	}))
+	if protocols != nil { // those of another implementation
+		one["supportedProtocols"] = protocols
+	}
 	two := must(to.post(map[string]any{
 		"type": "InitiateDestination", "destinationPath": "/5123" + target, "destinationCollection": to.drive(), "sourceProvider": from.name,
 		"supportedProtocols": one["supportedProtocols"], "sourceCollection": noDrive,

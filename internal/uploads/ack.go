@@ -82,6 +82,8 @@ func (c *conn) nextFrame(frame []byte) []byte {
 	n := min(len(c.out), outLimit)
 	frame = append(frame, c.out[:n]...)
 	c.out = c.out[:copy(c.out, c.out[n:])]
+	frame = append(frame, c.extra...) // bounded by the files in flight
+	c.extra = c.extra[:0]
 	if c.completed != c.acked && len(c.out) == 0 {
 		c.acked = c.completed
 		frame = binary.BigEndian.AppendUint32(append(frame, opCompleted), uint32(c.completed)) //nolint:gosec // an int32 on the wire

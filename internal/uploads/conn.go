@@ -85,6 +85,7 @@ type conn struct {
 	completed int64
 	calm      time.Time           // since when everything listed is completed
 	out       []byte              // OK and SKIP for the client
+	extra     []byte              // further answers, of the checked protocol
 	acked     int64               // completed, as the client knows it
 	draining  bool                // nothing new is begun
 	over      bool                // nothing may run any more
@@ -343,6 +344,17 @@ func (c *conn) binary() error {
 			return c.listing()
 		case opClose:
 			return c.transferDone()
+		case opHash:
+			if !c.ses.Checked {
+				return fmt.Errorf("%w: opcode %d", errFrame, op[0])
+			}
+			id, err := c.id()
+			if err == nil {
+				err = c.hashCame(id)
+			}
+			if err != nil {
+				return err
+			}
 		default:
 			return fmt.Errorf("%w: opcode %d", errFrame, op[0])
 		}

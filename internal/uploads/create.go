@@ -80,15 +80,15 @@ func (s *Service) Create(ctx context.Context, items []CreateUpload) ([]UploadSes
 }
 
 // CreateTransfer makes a session for another provider, which may put a folder or a single file at the path (contract 13
-// section 2.3). ref comes back in [Info]. Colliding files are renamed.
-func (s *Service) CreateTransfer(ctx context.Context, drive *providerapi.Drive, path, ref string) (UploadSession, error) {
+// section 2.3). ref comes back in [Info]. Colliding files are renamed. With checked, both sides speak the checked protocol.
+func (s *Service) CreateTransfer(ctx context.Context, drive *providerapi.Drive, path, ref string, checked bool) (UploadSession, error) {
 	ctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
 	rec, err := s.check(ctx, path, kindTransfer, nil, providerapi.ConflictMergeRename, drive)
 	if err != nil {
 		return UploadSession{}, err
 	}
-	rec.Ref = ref
+	rec.Ref, rec.Checked = ref, checked
 	item, err := rec.item(drive)
 	if err != nil {
 		return UploadSession{}, err

@@ -47,6 +47,8 @@ type file struct {
 	target target
 	draft  *drives.Draft
 	begun  int64 // bytes that the kernel was asked to write out
+	check  checking
+	failed bool // it could not be stored
 }
 
 // piece is data of a large file.
@@ -97,6 +99,9 @@ func (c *conn) smallChunk(f *file) error {
 	}
 	if err := c.surplus(f); err != nil {
 		return err
+	}
+	if c.ses.Checked {
+		return nil // the hash comes
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -175,7 +180,7 @@ func (c *conn) deliver(f *file, p piece, last bool) bool {
 		return false
 	}
 	f.mail = append(f.mail, p)
-	f.whole = last
+	f.whole = last && !c.ses.Checked
 	c.readyLocked(f)
 	return true
 }
@@ -230,22 +235,36 @@ func (c *conn) decide(e entry) {
 		c.ses.fail(e.path, browserlink.Refuse(err), false)
 	}
 	wanted := err == nil && !p.skip
+	f := &file{entry: e, plan: p}
+	if wanted && c.ses.Checked {
+		if err := c.resume(f); err != nil {
+			wanted = false
+			c.discard(f)
+			c.ses.fail(e.path, browserlink.Refuse(err), false)
+		}
+	}
 	if err == nil && p.skip {
 		c.ses.there(e.path)
 	}
 	c.mu.Lock()
 	switch {
 	case c.ids.get(e.id) == idSkipped: // meanwhile, by the client
+		if wanted {
+			defer c.discard(f)
+		}
 		wanted = false
 		c.completeLocked(e.id)
 	case !wanted:
 		c.answerLocked(opSkip, e.id)
 		c.completeLocked(e.id)
 	default:
-		f := &file{entry: e, plan: p}
 		c.files[e.id] = f
-		c.answerLocked(opOK, e.id)
-		if e.size == 0 {
+		if f.check.from > 0 {
+			c.tellLocked(opResume, e.id, f.check.from)
+		} else {
+			c.answerLocked(opOK, e.id)
+		}
+		if e.size == 0 && !c.ses.Checked {
 			f.whole = true
 			c.readyLocked(f)
 		}
@@ -290,7 +309,13 @@ func (c *conn) step(f *file) {
 			err = c.publish(f)
 		}
 		if err != nil {
+			f.failed = true
 			c.discard(f)
+			if errors.Is(err, errDamaged) {
+				c.mu.Lock()
+				c.tellLocked(opRejected, f.id, 0)
+				c.mu.Unlock()
+			}
 			if browserlink.StorageBroken(err) {
 				c.fatal(f.path, err) // and it stays unacknowledged
 				c.forget(f)
@@ -336,6 +361,18 @@ func (c *conn) writePieces(f *file, mail []piece) error {
 		}
 		end = p.off + int64(p.n)
 	}
+	if c.ses.Checked {
+		h, err := f.hashed()
+		if err != nil {
+			return err
+		}
+		for _, p := range mail {
+			h.Write(p.buf[:p.n])
+		}
+		c.mu.Lock()
+		c.tellLocked(opStored, f.id, end)
+		c.mu.Unlock()
+	}
 	if !c.st.NoSync && end-f.begun >= writeBehind {
 		f.draft.StartWriting(f.begun, end-f.begun)
 		f.begun = end
@@ -347,6 +384,11 @@ func (c *conn) writePieces(f *file, mail []piece) error {
 func (c *conn) publish(f *file) error {
 	if err := c.begin(f); err != nil {
 		return err
+	}
+	if c.ses.Checked {
+		if err := f.verify(); err != nil {
+			return err
+		}
 	}
 	if isSmall(f.size) && f.size > 0 {
 		if _, err := f.draft.WriteAt(f.buf, 0); err != nil {
@@ -363,6 +405,7 @@ func (c *conn) publish(f *file) error {
 // stored is a file that has its name. It is completed when that is on the disk.
 func (c *conn) stored(f *file) {
 	c.remember(f.target)
+	c.settled(f)
 	c.ses.moved.stored.Add(1)
 	c.ses.there(f.path)
 	if c.st.NoSync {
@@ -405,7 +448,7 @@ func (c *conn) syncDirs(batch []*file) {
 
 // discard removes what has been written of a file.
 func (c *conn) discard(f *file) {
-	if f.draft != nil {
+	if !c.keep(f) && f.draft != nil {
 		f.draft.Discard()
 		f.draft = nil
 	}

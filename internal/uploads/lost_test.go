@@ -69,7 +69,7 @@ func TestLostConnection(t *testing.T) {
 	// Another provider looks by itself what is missing, and comes again.
 	w := newWorld(t, t.TempDir(), nil)
 	drive := testDrive(w.dir)
-	s, err := w.svc.CreateTransfer(t.Context(), &drive, "/5123/in", "ref")
+	s, err := w.svc.CreateTransfer(t.Context(), &drive, "/5123/in", "ref", false)
 	if err != nil {
 		t.Fatal(err)
 	}

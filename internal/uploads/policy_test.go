@@ -203,12 +203,12 @@ func TestTransferSession(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, t.TempDir(), nil)
 	d := testDrive(w.dir)
-	s, err := w.svc.CreateTransfer(t.Context(), &d, "/5123/inbox", "task 5")
+	s, err := w.svc.CreateTransfer(t.Context(), &d, "/5123/inbox", "task 5", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.put(s, "a/b", "content", someTime)
-	s2, err := w.svc.CreateTransfer(t.Context(), &d, "/5123/single", "")
+	s2, err := w.svc.CreateTransfer(t.Context(), &d, "/5123/single", "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,10 +230,10 @@ func TestTransferSession(t *testing.T) {
 	if len(w.store.closed) != 1 || w.store.closed[0] != s.Token {
 		t.Errorf("closed %v", w.store.closed)
 	}
-	if _, err := w.svc.CreateTransfer(t.Context(), &d, "/5123", ""); err != nil {
+	if _, err := w.svc.CreateTransfer(t.Context(), &d, "/5123", "", false); err != nil {
 		t.Errorf("a drive as target: %v", err)
 	}
-	drive, err := w.svc.CreateTransfer(t.Context(), &d, "/5123", "")
+	drive, err := w.svc.CreateTransfer(t.Context(), &d, "/5123", "", false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,6 +103,7 @@ type Service struct {
 	freed    chan struct{} // closed and replaced when used goes down
 	starved  bool          // somebody was refused something that is shared
 	closed   bool
+	drafted  map[string]bool // kept drafts that a connection has, by their digits; true: another one has stored the file
 }
 
 type state struct {

@@ -28,7 +28,8 @@ type record struct {
 	Kind     string                     `json:"kind"` // FILE, FOLDER or TRANSFER
 	Policy   providerapi.ConflictPolicy `json:"policy"`
 	Protocol string                     `json:"protocol"`
-	Ref      string                     `json:"ref,omitempty"` // of the creator of a transfer
+	Ref      string                     `json:"ref,omitempty"`     // of the creator of a transfer
+	Checked  bool                       `json:"checked,omitempty"` // a transfer with hashes, see checked.go
 }
 
 // kindTransfer is a session for another provider: a folder, or a single file that is listed with an empty path.

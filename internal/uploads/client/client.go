@@ -29,6 +29,12 @@ const (
 	opListing   = 4
 	opCompleted = 5
 	opClose     = 6
+
+	// Of the checked protocol.
+	opResume   = 7
+	opHash     = 8
+	opRejected = 9
+	opStored   = 10
 )
 
 const (
@@ -65,6 +71,7 @@ type Options struct {
 	Write    time.Duration // deadline of a write (30 s)
 	Read     time.Duration // how long the peer may be silent (120 s)
 	Ping     time.Duration // interval of keep-alives (15 s)
+	Checked  bool          // the session speaks the checked protocol: hashes, and large files that go on where they were
 	Stall    time.Duration // how long nothing may go on although there is something to do (10 min)
 
 	// Event is told what becomes of a file, one call at a time.
@@ -91,6 +98,7 @@ type Result struct {
 	Unreadable int64
 	Sent       int64
 	Completed  int64 // as the peer says
+	Rejected   int64 // did not arrive as they were sent (checked protocol)
 	Bytes      int64
 }
 
@@ -142,6 +150,9 @@ type Conn struct {
 
 type state struct {
 	file    *File
+	from    int64         // where to begin
+	stored  int64         // what the peer has
+	moved   chan struct{} // holds one element: stored has changed
 	wanted  bool
 	skipped bool
 }
@@ -332,7 +343,7 @@ func (c *Conn) went() { c.moved.Store(time.Now().UnixNano()) }
 func (c *Conn) list(b []byte, f *File) []byte {
 	id := c.o.NextID()
 	c.mu.Lock()
-	c.files[id] = &state{file: f}
+	c.files[id] = &state{file: f, moved: make(chan struct{}, 1)}
 	c.ids[f] = id
 	c.res.Listed++
 	c.ahead += f.Size
@@ -479,19 +490,31 @@ func (c *Conn) read() {
 
 func (c *Conn) answers(msg []byte) error {
 	for len(msg) > 0 {
-		if len(msg) < 5 || msg[0] != opOK && msg[0] != opSkip && msg[0] != opCompleted {
-			return fmt.Errorf("%w: the peer sent an unknown answer %d", ErrProtocol, msg[0])
+		size := 5
+		switch op := msg[0]; {
+		case op == opOK, op == opSkip, op == opCompleted, op == opRejected && c.o.Checked:
+		case (op == opResume || op == opStored) && c.o.Checked:
+			size = 13
+		default:
+			return fmt.Errorf("%w: the peer sent an unknown answer %d", ErrProtocol, op)
+		}
+		if len(msg) < size {
+			return fmt.Errorf("%w: the peer sent half an answer %d", ErrProtocol, msg[0])
 		}
 		v := int32(binary.BigEndian.Uint32(msg[1:])) //nolint:gosec // two's complement
-		if err := c.answer(msg[0], v); err != nil {
+		var offset int64
+		if size == 13 {
+			offset = int64(binary.BigEndian.Uint64(msg[5:])) //nolint:gosec // two's complement
+		}
+		if err := c.answer(msg[0], v, offset); err != nil {
 			return err
 		}
-		msg = msg[5:]
+		msg = msg[size:]
 	}
 	return nil
 }
 
-func (c *Conn) answer(op byte, v int32) error {
+func (c *Conn) answer(op byte, v int32, offset int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if op == opCompleted {
@@ -505,6 +528,29 @@ func (c *Conn) answer(op byte, v int32) error {
 		return nil
 	}
 	s := c.files[v]
+	switch {
+	case op == opRejected:
+		c.res.Rejected++
+		if c.res.Rejected > c.res.Sent {
+			return fmt.Errorf("%w: the peer rejects more than was sent", ErrProtocol)
+		}
+		return nil
+	case op == opStored && s != nil:
+		if offset < s.stored || offset > s.file.Size {
+			return fmt.Errorf("%w: the peer has stored %d bytes of %d", ErrProtocol, offset, s.file.Size)
+		}
+		s.stored = offset
+		c.went()
+		select {
+		case s.moved <- struct{}{}:
+		default:
+		}
+		return nil
+	case op == opStored:
+		return nil // of a file that was sent meanwhile
+	case op == opResume && s != nil && (offset <= 0 || offset > s.file.Size):
+		return fmt.Errorf("%w: the peer wants a file of %d bytes from %d", ErrProtocol, s.file.Size, offset)
+	}
 	if s == nil {
 		if op == opSkip {
 			return nil // of a file that we have given up or sent
@@ -522,7 +568,7 @@ func (c *Conn) answer(op byte, v int32) error {
 	if s.wanted {
 		return fmt.Errorf("%w: the peer wants file %d twice", ErrProtocol, v)
 	}
-	s.wanted = true
+	s.wanted, s.from, s.stored = true, offset, offset
 	c.eventLocked(s.file, Wanted)
 	select {
 	case c.want <- s.file:
@@ -604,6 +650,15 @@ func (c *Conn) send(f *File, buf []byte, size int) ([]byte, int, error) {
 		return skip()
 	}
 	defer r.Close() //nolint:errcheck // only read
+	if c.o.Checked {
+		if buf, size, err = c.sendChecked(f, id, st, r, buf, size); errors.Is(err, errUnreadable) {
+			return skip()
+		}
+		if err == nil {
+			end(Sent)
+		}
+		return buf, size, err
+	}
 	for left := f.Size; ; {
 		need := 5 + size
 		if cap(buf) < need {

@@ -181,50 +181,6 @@ func (c *conn) end(e *ending) {
 	c.closing.Go(func() { c.ws.Close(e.code, e.reason) }) //nolint:errcheck // bounded by itself, and nobody else to tell
 }
 
-// errLost is what becomes of files when nobody knows why their connection ended.
-var errLost = failure.New(failure.Invalid, "The connection was lost before everything had arrived")
-
-// blameRest reports the files that were listed and are not stored. A browser takes every end of a connection for the end
-// of the upload and shows it as done (contract 11 section 2.3 point 6). Who closes the connection in the regular way has
-// counted and does not want the rest; another provider looks by itself what is missing. err is the reader's.
-func (c *conn) blameRest(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	rest := c.listed - c.completed - c.blamed
-	if rest <= 0 || c.ses.Kind == kindTransfer {
-		return
-	}
-	why, fatal := errLost, false
-	switch {
-	case c.cause == nil:
-		switch websocket.CloseStatus(err) {
-		case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
-			return
-		}
-	case c.cause.fatal:
-		why, fatal = failure.Wrap(c.cause, failure.Invalid, "%s", c.cause.reason), true
-	default:
-		why = failure.Wrap(c.cause, failure.Invalid, "The connection was ended before everything had arrived: %s", c.cause.reason)
-	}
-	var names []string
-	for _, f := range c.files {
-		if names = append(names, f.path); len(names) == maxReported {
-			break
-		}
-	}
-	if c.head != nil && len(names) < maxReported {
-		names = append(names, c.head.path)
-	}
-	for len(names) < maxReported {
-		e, ok, err := c.pending.pop()
-		if !ok || err != nil {
-			break
-		}
-		names = append(names, e.path)
-	}
-	c.ses.failAll(names, rest, why, fatal)
-}
-
 // finishWhole waits until the files that have arrived completely are stored. Nothing new is begun.
 func (c *conn) finishWhole() {
 	c.mu.Lock()

@@ -31,9 +31,12 @@ type bureau struct {
 	w     *world
 	p     *person
 	tasks int // of the person, that have been looked at
+	cpu   map[string][]float64
 }
 
-func (b *bench) bureau(w *world) *bureau { return &bureau{bench: b, w: w, p: w.people[0]} }
+func (b *bench) bureau(w *world) *bureau {
+	return &bureau{bench: b, w: w, p: w.people[0], cpu: map[string][]float64{}}
+}
 
 func (b *bureau) id(rel string) string    { return "/" + string(b.p.drive.ID) + "/" + rel }
 func (b *bureau) local(rel string) string { return filepath.Join(b.p.account.Home, rel) }
@@ -271,7 +274,7 @@ func (b *bench) stream(ctx context.Context, w *world) (err error) {
 		var ours, plain float64
 		peak, err := d.peak(ctx, func() (err error) {
 			ours, plain, err = d.turns(b.amount(3, 1), nil, func() error {
-				return d.upload(ctx, rel, "FILE", []webclient.File{file})
+				return d.measured(ctx, func() error { return d.upload(ctx, rel, "FILE", []webclient.File{file}) })
 			}, func() error { return plainCopy(from, d.local(rel+"-plain"), place.disk) })
 			return err
 		})
@@ -281,6 +284,7 @@ func (b *bench) stream(ctx context.Context, w *world) (err error) {
 		b.add("upload "+place.name, rate(ours), "MiB/s", nil)
 		b.add("plain copy "+place.name, rate(plain), "MiB/s", nil)
 		b.add("upload / plain copy "+place.name, plain/ours, "x", place.target)
+		d.addCPU(size)
 		b.add("memory of the instance at the peak", peak, "MiB", nil)
 
 		endpoint, err := d.endpoint(ctx, "/files/download", map[string]any{"id": d.id(rel)})
@@ -294,12 +298,14 @@ func (b *bench) stream(ctx context.Context, w *world) (err error) {
 		}
 		peak, err = d.peak(ctx, func() (err error) {
 			ours, plain, err = d.turns(b.amount(3, 1), cold, func() error {
-				res, err := webclient.Download(ctx, endpoint, 0)
-				if err != nil {
-					return err
-				}
-				defer res.Body.Close()
-				return saveTo(to, res.Body, size)
+				return d.measured(ctx, func() error {
+					res, err := webclient.Download(ctx, endpoint, 0)
+					if err != nil {
+						return err
+					}
+					defer res.Body.Close()
+					return saveTo(to, res.Body, size)
+				})
 			}, func() error {
 				src, err := os.Open(d.local(rel))
 				if err != nil {
@@ -316,9 +322,44 @@ func (b *bench) stream(ctx context.Context, w *world) (err error) {
 		b.add("download "+from, rate(ours), "MiB/s", nil)
 		b.add("plain copy "+from, rate(plain), "MiB/s", nil)
 		b.add("download / plain copy "+from, plain/ours, "x", place.target)
+		d.addCPU(size)
 		b.add("memory of the instance at the peak", peak, "MiB", nil)
 	}
 	return nil
+}
+
+// measured runs something and keeps how long the processors worked for it.
+func (b *bureau) measured(ctx context.Context, run func() error) error {
+	pid, err := b.w.pidOf(ctx, b.p.name)
+	if err != nil {
+		return err
+	}
+	pids := map[string]int{"gateway": b.w.gateway.pid(), "instance": pid}
+	before := map[string]usage{}
+	for name, pid := range pids {
+		if before[name], err = usageOf(pid); err != nil {
+			return err
+		}
+	}
+	if err := run(); err != nil {
+		return err
+	}
+	for name, pid := range pids {
+		after, err := usageOf(pid)
+		if err != nil {
+			return err
+		}
+		b.cpu[name] = append(b.cpu[name], after.minus(before[name]).ran.Seconds())
+	}
+	return nil
+}
+
+// addCPU adds what was measured for so many bytes, each time. It depends less than the rest on what else runs.
+func (b *bureau) addCPU(size int64) {
+	for _, name := range []string{"gateway", "instance"} {
+		b.add("CPU of the "+name+" for a GiB", median(b.cpu[name])*float64(1<<30)/float64(size), "s", nil)
+	}
+	clear(b.cpu)
 }
 
 func atLeast(v float64) *target { return &target{Bound: v, AtLeast: true} }

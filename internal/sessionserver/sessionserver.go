@@ -35,8 +35,11 @@ import (
 	"ucloud-im/internal/store"
 )
 
-// TransferLimits are the limits of uploads by other providers: a transfer may pause for long (contract 13 section 2.4).
-var TransferLimits = onetime.Limits{Total: 365 * 24 * time.Hour, Idle: 30 * 24 * time.Hour, Uses: onetime.Unlimited}
+// TransferLimits are the limits of uploads by other providers: a transfer may pause for long (contract 13 section 2.4). One
+// that has not begun after a week will not.
+var TransferLimits = onetime.Limits{
+	Total: 365 * 24 * time.Hour, FirstUse: 7 * 24 * time.Hour, Idle: 30 * 24 * time.Hour, Uses: onetime.Unlimited,
+}
 
 // SourceLimits are the limits between the first and the last step of a transfer to another provider. Core makes them in
 // one go; a repetition of the last step finds the same task.

@@ -56,25 +56,38 @@ func (s *Service) transfer(ctx context.Context, r *ipc.Request, req ipcapi.Trans
 	return ipcapi.TransferVerdict{Ended: err == nil}, err
 }
 
-// closeSession ends the session of a transfer whose task ends, so that nobody can use it any more.
-func closeSession(tx *store.Tx, row store.Task) error {
-	row, err := tx.TaskWork(row.ID)
+// sessionOf finds the session of a transfer by its task; [store.ErrNotFound]: there is none any more, or none of this user.
+func sessionOf(tx *store.Tx, id int64) (store.Token, error) {
+	row, err := tx.TaskWork(id)
 	if err != nil {
-		return err
+		return store.Token{}, err
 	}
 	var p ipcapi.ReceiveParams
 	if json.Unmarshal(row.Params, &p) != nil || len(p.Session) != 32 {
-		return nil // an instance that describes its task wrongly gets what it asked for
+		return store.Token{}, store.ErrNotFound // an instance that describes its task wrongly
 	}
 	token, err := tx.TokenByHash([32]byte(p.Session))
+	if err == nil && (token.User != row.User || token.Purpose != ipcapi.PurposeTransfer) {
+		err = store.ErrNotFound // somebody else's
+	}
+	return token, err
+}
+
+// closeSession ends the session of a transfer whose task ends, so that nobody can use it any more.
+func closeSession(tx *store.Tx, row store.Task) error {
+	token, err := sessionOf(tx, row.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("end the session of a transfer: %w", err)
 	}
-	if token.User != row.User || token.Purpose != ipcapi.PurposeTransfer {
-		return nil // somebody else's
-	}
 	return tx.DeleteToken(token.Hash)
+}
+
+// expired tells whether the session of a transfer has ended by itself, so that nothing will come any more. Its task is
+// made a moment after it.
+func (s *Service) expired(ctx context.Context, t *task) bool {
+	err := s.o.Store.View(ctx, func(tx *store.Tx) error { _, err := sessionOf(tx, t.row.ID); return err })
+	return errors.Is(err, store.ErrNotFound)
 }

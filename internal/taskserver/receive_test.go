@@ -57,7 +57,7 @@ func (i *instance) transfer(p ipcapi.TransferProgress) (ipcapi.TransferVerdict, 
 // with it, over a restart of the server. No instance is kept or woken for it.
 func TestReceive(t *testing.T) {
 	t.Parallel()
-	for _, end := range []string{ipcapi.TaskSucceeded, ipcapi.TaskFailed, "cancel", "operator", "disconnect"} {
+	for _, end := range []string{ipcapi.TaskSucceeded, ipcapi.TaskFailed, "cancel", "operator", "disconnect", "expired"} {
 		t.Run(end, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, func(w *world) { w.grace, w.limits = 50*time.Millisecond, [2]int{1, 1} })
@@ -112,6 +112,17 @@ func TestReceive(t *testing.T) {
 				if _, err := ipc.Invoke(t.Context(), w.client(uidOp), ipcapi.TaskCancel, ipcapi.TaskMutation{IDs: []int64{id}}); err != nil {
 					t.Fatal(err)
 				}
+			case "expired":
+				want = store.TaskFailed
+				w.server.svc.tidy(t.Context())
+				if r := w.row(id); r.State != store.TaskRunning {
+					t.Errorf("it has ended while its session lives: %+v", r)
+				}
+				err := w.server.store.Update(t.Context(), func(tx *store.Tx) error { return tx.DeleteToken(onetime.Hash(token)) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.server.svc.tidy(t.Context())
 			case "disconnect":
 				if err := w.server.svc.UserInactive(t.Context(), ada, uidAda); err != nil {
 					t.Fatal(err)

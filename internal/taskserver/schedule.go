@@ -426,6 +426,8 @@ func (s *Service) tidy(ctx context.Context) {
 		switch {
 		case t.doubt:
 			err = s.reload(ctx, t)
+		case passive(t.row.Kind) && s.expired(ctx, t):
+			err = s.finish(ctx, t, store.TaskFailed, "The other provider has not sent anything for too long, and the transfer has expired")
 		case t.row.State == store.TaskSuspended && now.Sub(t.row.StateAt) > pausedFor:
 			err = s.stop(ctx, t, "The task was paused for more than seven days")
 		case now.Sub(t.row.UpdatedAt) > retention:

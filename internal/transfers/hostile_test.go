@@ -56,6 +56,9 @@ func num(op byte, v int32) []byte { return binary.BigEndian.AppendUint32([]byte{
 
 // entries reads a listing: ids and sizes.
 func entries(msg []byte) (out [][2]int64) {
+	if len(msg) == 0 {
+		return nil // the connection has ended
+	}
 	for msg = msg[1:]; len(msg) >= 24; {
 		n := binary.BigEndian.Uint32(msg[20:])
 		out = append(out, [2]int64{int64(binary.BigEndian.Uint32(msg)), int64(binary.BigEndian.Uint64(msg[4:]))})

@@ -123,13 +123,18 @@ func (t *tree[T]) close() {
 // one the middle is left out.
 func (t *tree[T]) path(name string) string {
 	const most = 16
-	var parts []string
-	for i, l := range t.levels {
-		if i < most/2 || i >= len(t.levels)-most/2 {
+	parts := make([]string, 0, most+2)
+	add := func(levels []*level[T]) {
+		for _, l := range levels {
 			parts = append(parts, drives.Escape(l.name))
-		} else if i == most/2 {
-			parts = append(parts, "…")
 		}
+	}
+	if n := len(t.levels); n <= most {
+		add(t.levels)
+	} else {
+		add(t.levels[:most/2])
+		parts = append(parts, "…")
+		add(t.levels[n-most/2:])
 	}
 	if name != "" {
 		parts = append(parts, drives.Escape(name))

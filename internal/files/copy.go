@@ -236,6 +236,7 @@ func (s *Service) runCopy(ctx context.Context, j job) error {
 		return fmt.Errorf("decode task: %w", err)
 	}
 	if params.Move {
+		s.moves.runs(params)
 		defer s.moves.end(params)
 	}
 	newName, ok := drives.Unescape(params.Name)

@@ -272,6 +272,14 @@ func TestRepeatedMoveToAnotherFileSystem(t *testing.T) {
 	if err := moveOne(s, moveItem(base, "full", "far/full", "RENAME")); !failure.Is(err, failure.NotFound) {
 		t.Errorf("afterwards: %v", err)
 	}
+	// A task that was cancelled before it began is not believed in for long.
+	check(t, moveOne(s, moveItem(base, "b.txt", "far/b.txt", "RENAME")))
+	now := time.Now()
+	s.now = func() time.Time { return now.Add(moveBelief + time.Second) }
+	check(t, moveOne(s, moveItem(base, "b.txt", "far/b.txt", "RENAME")))
+	if len(work.specs) != 3 {
+		t.Errorf("%d tasks", len(work.specs))
+	}
 	// After a failure the user may try again.
 	work.specs, work.jobs = nil, nil
 	check(t, os.WriteFile(filepath.Join(base, "big"), bytes.Repeat([]byte("x"), 20<<20), 0o600))
@@ -386,6 +394,16 @@ func TestFailuresAreNamed(t *testing.T) {
 	}
 	if got := j.last.Body; !strings.HasPrefix(got, "data/x.bin: the storage quota is used up; data/yyy") || !strings.HasSuffix(got, "data/z\n: the storage reported an error") {
 		t.Errorf("body %q", got)
+	}
+	if passes := newTally(j, "copied"); fmt.Sprintf("%T", tasks.Transient(err)) == fmt.Sprintf("%T", err) {
+		t.Error("what does not pass is tried again")
+	} else {
+		passes.fail("a", unix.ESTALE)
+		passes.fail("b", unix.ETIMEDOUT)
+		err := s.conclude(context.Background(), passes, "")
+		if fmt.Sprintf("%T", tasks.Transient(err)) != fmt.Sprintf("%T", err) || failure.Why(err) != "2 of 2 files failed: the file has been removed meanwhile (a)" {
+			t.Errorf("what passes is not tried again: %v", err)
+		}
 	}
 	for range 1000 {
 		c.fail(strings.Repeat("ü", 300), unix.EACCES)

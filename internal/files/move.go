@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -151,7 +152,7 @@ func (s *Service) prepareMove(
 		return nil, errNoTasks
 	}
 	params := copyParams{From: copyPlace{Path: from.path.UCloud(), Dev: node.Dev, Ino: node.Ino}, To: copyPlace{Path: to.path.UCloud()}}
-	if !s.moves.begin(params) {
+	if !s.moves.begin(params, s.now()) {
 		return nil, nil // the call was repeated
 	}
 	var made copyParams
@@ -170,10 +171,11 @@ func (s *Service) prepareMove(
 	return &made, nil
 }
 
-// moves knows the moves that are under way as tasks. Core delivers calls more than once.
+// moves knows the moves that are tasks, from their submission to their end. Core delivers calls more than once. A task that
+// has not begun is believed in for a short time only: its user may have cancelled it while it waited for its turn.
 type moves struct {
-	mu  sync.Mutex // guards the field below
-	now map[movesKey]bool
+	mu    sync.Mutex // guards the field below
+	since map[movesKey]time.Time
 }
 
 type movesKey struct {
@@ -181,26 +183,44 @@ type movesKey struct {
 	dev, ino uint64
 }
 
+// moveBelief is longer than Core repeats a call and people click twice.
+const moveBelief = 10 * time.Second
+
 func keyOf(p copyParams) movesKey { return movesKey{p.From.Path, p.To.Path, p.From.Dev, p.From.Ino} }
 
-// begin notes a move, and tells whether it was not under way already.
-func (m *moves) begin(p copyParams) bool {
+// begin notes a move, and tells whether it was not there already.
+func (m *moves) begin(p copyParams, now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.now[keyOf(p)] {
+	for key, at := range m.since {
+		if !at.IsZero() && now.Sub(at) > moveBelief {
+			delete(m.since, key)
+		}
+	}
+	if _, there := m.since[keyOf(p)]; there {
 		return false
 	}
-	if m.now == nil {
-		m.now = map[movesKey]bool{}
+	if m.since == nil {
+		m.since = map[movesKey]time.Time{}
 	}
-	m.now[keyOf(p)] = true
+	m.since[keyOf(p)] = now
 	return true
+}
+
+// runs notes that the task is under way.
+func (m *moves) runs(p copyParams) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.since == nil {
+		m.since = map[movesKey]time.Time{}
+	}
+	m.since[keyOf(p)] = time.Time{}
 }
 
 func (m *moves) end(p copyParams) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.now, keyOf(p))
+	delete(m.since, keyOf(p))
 }
 
 // openParent opens the drive and the folder of the place.

@@ -200,7 +200,29 @@ func (s *Service) conclude(ctx context.Context, t *tally, note string) error {
 	}
 	p.Body = t.list(whys)
 	t.job.Progress(p)
-	return failure.Wrap(cause, failure.KindOf(cause), "%s", text)
+	err := failure.Wrap(cause, failure.KindOf(cause), "%s", text)
+	if t.passing() {
+		return tasks.Transient(err)
+	}
+	return err
+}
+
+// passing tells whether all failures are of the kind that passes, as when a file server is restarted (contract 14 section
+// 5). The task is tried again then, and leaves out what is done.
+func (t *tally) passing() bool {
+	if t.failed > len(t.failures) {
+		return false
+	}
+	for _, f := range t.failures {
+		passes := false
+		for _, errno := range []unix.Errno{unix.EAGAIN, unix.ESTALE, unix.ETIMEDOUT, unix.EHOSTDOWN, unix.ENOTCONN, unix.ESHUTDOWN} {
+			passes = passes || errors.Is(f.err, errno)
+		}
+		if !passes {
+			return false
+		}
+	}
+	return true
 }
 
 // list names what has failed, as far as there is room for it.

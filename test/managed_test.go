@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -447,4 +448,61 @@ func titles(list []providerapi.Drive) map[string]bool {
 		out[d.Specification.Title] = true
 	}
 	return out
+}
+
+// TestKillsWhileStorageIsManaged: the server is killed again and again while scripts run, drives are registered and usage
+// is reported. Nothing is lost, nothing is done that Core cannot bear, and nothing is left lying about.
+func TestKillsWhileStorageIsManaged(t *testing.T) {
+	w := newWorld(t, settings{services: managed})
+	w.state("used", "7000000000")
+	var people []*person
+	for i := range 4 {
+		p := w.addPerson(ident.UCloudUser(fmt.Sprintf("Ada#%d", i)))
+		if _, err := w.cli("connect", w.ticket(p), p.account.Name, "--yes"); err != nil {
+			t.Fatal(err)
+		}
+		people = append(people, p)
+	}
+	testkit.Eventually(t, "the quota script to be called for all", func() bool {
+		text := w.read("quotas")
+		for _, p := range people {
+			if !strings.Contains(text, `"ucloudUsername":"`+string(p.name)+`"`) {
+				return false
+			}
+		}
+		return true
+	})
+	starts := w.server.startCount()
+	for i := range 20 {
+		if i == 5 {
+			w.state("quota-works", "")
+		}
+		time.Sleep(time.Duration(100+rand.IntN(1200)) * time.Millisecond)
+		w.server.signal(syscall.SIGKILL)
+	}
+	testkit.Eventually(t, "the server to be back", func() bool { _, err := w.cli("drives", "list"); return err == nil })
+	if n := w.server.startCount() - starts; n < 15 {
+		t.Errorf("only %d of the kills hit", n)
+	}
+	for _, p := range people {
+		w.waitDrive(p)
+		if n := len(w.drives(p)); n != 1 {
+			t.Errorf("%s has %d drives", p.name, n)
+		}
+		testkit.Eventually(t, "the usage of "+string(p.name), func() bool {
+			n, ok := w.core.ScopedUsage(ident.Owner{User: p.name}, provider+"-"+category+"-home")
+			return ok && n == 7
+		})
+	}
+	if n := w.core.Calls("/api/accounting/v2/registerProviderGift"); n > len(people) {
+		t.Errorf("%d gifts were asked for %d users", n, len(people))
+	}
+	testkit.Eventually(t, "an empty spool", func() bool {
+		left, err := os.ReadDir(filepath.Join(w.base, "spool"))
+		return err == nil && len(left) == 0
+	})
+	out, err := w.cli("scripts", "list", "--json", "--limit", "0")
+	if err != nil || !strings.Contains(out, `"result":"ok"`) {
+		t.Errorf("%v: %.500s", err, out)
+	}
 }

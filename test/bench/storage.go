@@ -379,21 +379,21 @@ func saveTo(f *os.File, r io.Reader, size int64) error {
 // smallFiles measures the upload of a folder of many small files.
 func (b *bench) smallFiles(ctx context.Context, w *world) (err error) {
 	d := b.bureau(w)
-	n := b.amount(20_000, 2000)
-	b.begin("%d files of 1 KiB uploaded as a folder through gateway and instance", n)
+	b.begin("Files of 1 KiB uploaded as a folder through gateway and instance")
 	content := bytes.Repeat([]byte("small file "), 100)[:1024]
-	files := make([]webclient.File, n)
-	for i := range files {
-		files[i] = webclient.File{
+	all := make([]webclient.File, b.amount(20_000, 2000))
+	for i := range all {
+		all[i] = webclient.File{
 			Path: fmt.Sprintf("folder %d/file %d", i/500, i), Size: int64(len(content)), Modified: time.Now().UnixMilli(),
 			Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
 		}
 	}
 	places := []struct {
 		rel, name string
+		n         int
 		sync      bool
 		target    *target
-	}{{"", "to the disk, flushed", true, nil}, {"memory/", "to memory", false, atLeast(10_000)}}
+	}{{"", "to the disk, flushed", b.amount(3000, 300), true, nil}, {"memory/", "to memory", len(all), false, atLeast(10_000)}}
 	undoMemory, err := d.memoryPlace()
 	if err != nil {
 		b.skip("small files in memory", err.Error())
@@ -402,21 +402,21 @@ func (b *bench) smallFiles(ctx context.Context, w *world) (err error) {
 		defer func() { err = errors.Join(err, undoMemory()) }()
 	}
 	for _, place := range places {
-		rel := place.rel + "ucloud-bench-small"
+		rel, files := place.rel+"ucloud-bench-small", all[:place.n]
 		remove := func() error {
 			return errors.Join(os.RemoveAll(d.local(rel)), os.RemoveAll(d.local(rel+"-plain")))
 		}
 		var ours, plain float64
 		peak, err := d.peak(ctx, func() (err error) {
 			ours, plain, err = d.turns(b.amount(3, 1), remove, func() error { return d.upload(ctx, rel, "FOLDER", files) },
-				func() error { return d.plainFiles(rel+"-plain", files, content, place.sync) })
+				func() error { return d.plainFiles(ctx, rel+"-plain", files, content, place.sync) })
 			return err
 		})
 		if err := errors.Join(err, remove()); err != nil {
 			return err
 		}
-		b.add("small files uploaded "+place.name, float64(n)/ours, "files/s", place.target)
-		b.add("small files written by a plain loop "+place.name, float64(n)/plain, "files/s", nil)
+		b.add(fmt.Sprintf("%d small files uploaded %s", place.n, place.name), float64(place.n)/ours, "files/s", place.target)
+		b.add("small files written by a plain loop "+place.name, float64(place.n)/plain, "files/s", nil)
 		b.add("upload / plain loop "+place.name, plain/ours, "x", nil)
 		b.add("memory of the instance at the peak", peak, "MiB", nil)
 	}
@@ -424,9 +424,12 @@ func (b *bench) smallFiles(ctx context.Context, w *world) (err error) {
 }
 
 // plainFiles writes the same files with one thread and the same policy.
-func (b *bureau) plainFiles(rel string, files []webclient.File, content []byte, sync bool) error {
+func (b *bureau) plainFiles(ctx context.Context, rel string, files []webclient.File, content []byte, sync bool) error {
 	made := map[string]bool{}
 	for _, f := range files {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		name := filepath.Join(b.local(rel), f.Path)
 		if dir := filepath.Dir(name); !made[dir] {
 			made[dir] = true
@@ -454,7 +457,7 @@ func (b *bureau) plainFiles(rel string, files []webclient.File, content []byte, 
 func (b *bench) trees(ctx context.Context, w *world) (err error) {
 	d := b.bureau(w)
 	d.tasks = len(w.core.Tasks(d.p.name))
-	wide, deep := b.amount(50_000, 3000), b.amount(1000, 100)
+	wide, deep := b.amount(30_000, 3000), b.amount(1000, 100)
 	b.begin("A tree of %d files in folders of 100, and one of %d levels: copied and deleted", wide, deep)
 	const source, copied, plain = "ucloud-bench-tree", "ucloud-bench-copy", "ucloud-bench-plain"
 	defer func() {

@@ -493,6 +493,88 @@ func TestBrowserDrives(t *testing.T) {
 	}
 }
 
+// TestBrowserErrors: what a centre's permissions forbid is explained, and an upload whose instance is killed can be
+// tried again.
+func TestBrowserErrors(t *testing.T) {
+	testkit.Require(t, testkit.Component("chromium"))
+	w := newWorld(t, settings{})
+	ada := w.addPerson("Ada#1815")
+	w.running(ada)
+	// Not in the root of the drive, where unreadable entries are left out.
+	root := ada.home() + "/data"
+	home := func(name string) string { return filepath.Join(ada.account.Home, "data", name) }
+	w.must(os.MkdirAll(home("read-only"), 0o755))
+	w.must(os.Mkdir(home("closed"), 0o755))
+	w.must(os.WriteFile(home("secret"), []byte("x"), 0o600))
+	w.owned(ada, ada.account.Home)
+	for name, mode := range map[string]os.FileMode{"read-only": 0o555, "closed": 0o000, "secret": 0o000} {
+		w.must(os.Chmod(home(name), mode))
+	}
+	source := filepath.Join(t.TempDir(), "big.bin")
+	big := make([]byte, 256<<20)
+	rand.NewChaCha8([32]byte{2}).Read(big)
+	w.must(os.WriteFile(source, big, 0o644))
+	p := openBrowser(t, w)
+	p.openDrive()
+	p.listed(ada.home(), "data")
+	p.open(root)
+	p.listed(root, "read-only", "closed", "secret")
+	// says waits for an error that is more than a number.
+	says := func(what, status string) {
+		t.Helper()
+		var got string
+		if !settles(func() bool {
+			got = p.text("#message.error")
+			return strings.Contains(got, "("+status+")") && len(got) > 20
+		}) {
+			p.shot("failed")
+			t.Errorf("%s: the console says %q", what, got)
+		}
+	}
+	refused := func(what, status string, do func()) {
+		t.Helper()
+		eval[bool](p, `(() => { const m = document.getElementById("message"); m.className = "error"; m.textContent = ""; return true; })()`)
+		do()
+		says(what, status)
+	}
+	refused("open a closed folder", "404", func() { p.open(root + "/closed") })
+	refused("download an unreadable file", "404", func() { p.open(root + "/secret") })
+	p.open(root + "/read-only")
+	p.listed(root + "/read-only")
+	refused("make a folder in a read-only one", "403", func() {
+		p.do("type", chromedp.SendKeys("#folder", "new"), chromedp.Click("#folder-form button"))
+	})
+	p.shot("refused")
+	p.do("upload into a read-only folder", chromedp.SetUploadFiles("#upload-files", []string{source}))
+	p.uploadState("failed")
+	if text := p.text("#uploads"); !strings.Contains(text, "(403)") || strings.Contains(text, "undefined") {
+		t.Errorf("the refused upload says %q", text)
+	}
+	p.do("dismiss", chromedp.Click("#uploads li button:nth-of-type(2)"))
+
+	p.do("back", chromedp.Click("#path .link:nth-of-type(2)"))
+	p.listed(root, "read-only", "closed", "secret")
+	p.do("upload", chromedp.SetUploadFiles("#upload-files", []string{source}))
+	if !settles(func() bool { return strings.Contains(p.text("#uploads"), "MiB of 256 MiB") }) {
+		t.Fatalf("the upload does not begin: %q", p.text("#uploads"))
+	}
+	w.must(syscall.Kill(w.instances()[ada.name].PID, syscall.SIGKILL))
+	p.uploadState("failed")
+	if text := p.text("#uploads"); !strings.Contains(text, "connection") {
+		t.Errorf("the cut upload says %q", text)
+	}
+	if _, err := os.Stat(home("big.bin")); err == nil {
+		t.Error("half a file has its name")
+	}
+	p.shot("cut")
+	p.do("try again", chromedp.Click("#uploads li button:nth-of-type(1)"))
+	p.uploadState("done")
+	if data, err := os.ReadFile(home("big.bin")); err != nil || !bytes.Equal(data, big) {
+		t.Errorf("after another try: %d bytes, %v", len(data), err)
+	}
+	p.listed(root, "read-only", "closed", "secret", "big.bin")
+}
+
 // TestBrowserSearch looks for names, opens the folder of a result, and stops a search.
 func TestBrowserSearch(t *testing.T) {
 	testkit.Require(t, testkit.Component("chromium"))

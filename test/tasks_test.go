@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -94,4 +95,46 @@ func TestFileOperations(t *testing.T) {
 		t.Errorf("left in the trash: %v, %v", left, err)
 	}
 	content("data/a.txt", "data/a.txt")
+
+	// To another file system and back, and merged with what is there. What fails is told.
+	w.must(os.Mkdir(home("far"), 0o755))
+	w.must(syscall.Mount("tmpfs", home("far"), "tmpfs", 0, "size=4m"))
+	t.Cleanup(func() { w.must(syscall.Unmount(home("far"), 2)) }) // MNT_DETACH
+	w.must(os.Chown(home("far"), int(ada.account.UID), int(ada.account.GID)))
+	check("move to another file system", between("/files/move", "data", "far/data", providerapi.ConflictRename), http.StatusOK)
+	ended(3)
+	content("far/data/deep/b.txt", "data/deep/b.txt")
+	if _, err := os.Stat(home("data")); err == nil {
+		t.Error("what was moved is still there")
+	}
+	check("copy back", between("/files/copy", "far/data", "data", providerapi.ConflictReject), http.StatusOK)
+	ended(4)
+	check("merge by moving", between("/files/move", "data", "far/data", providerapi.ConflictMergeRename), http.StatusOK)
+	ended(5)
+	content("far/data/deep/b(1).txt", "data/deep/b.txt")
+	check("trash from another file system", on("/files/trash", "far/data"), http.StatusOK)
+	ended(6)
+	content("Trash/data/deep/b.txt", "data/deep/b.txt")
+	if note, err := os.ReadFile(home("Trash/.ucloud-origin/data")); err != nil || !strings.Contains(string(note), "Path="+ada.home()+"/far/data\n") {
+		t.Errorf("the origin is %q, %v", note, err)
+	}
+
+	w.must(os.WriteFile(home("big"), make([]byte, 8<<20), 0o644))
+	w.must(os.Chown(home("big"), int(ada.account.UID), int(ada.account.GID)))
+	check("move what does not fit", between("/files/move", "big", "far/big", providerapi.ConflictRename), http.StatusOK)
+	testkit.Eventually(t, "the task to fail", func() bool {
+		tasks := w.core.Tasks(ada.name)
+		return len(tasks) == 7 && devcore.Ended(tasks[6])
+	})
+	last := w.core.Tasks(ada.name)[6].Status
+	if last.State != providerapi.TaskFailure || *last.Progress != "Nothing was moved: there is no space left on the storage (big). The originals were kept" ||
+		*last.Body != "big: there is no space left on the storage" {
+		t.Errorf("the task ended as %s, %q, %q", last.State, *last.Progress, *last.Body)
+	}
+	if info, err := os.Stat(home("big")); err != nil || info.Size() != 8<<20 {
+		t.Errorf("the original is gone: %v", err)
+	}
+	if left, err := os.ReadDir(home("far")); err != nil || len(left) > 0 {
+		t.Errorf("left on the other file system: %v, %v", left, err)
+	}
 }

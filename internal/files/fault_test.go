@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -23,21 +25,24 @@ import (
 // faultEnv makes the test binary do one operation while the kernel answers a system call with an error.
 const faultEnv = "FILES_FAULT_CHILD"
 
-// fault is what the child does.
+// fault is what the child does: some operations, of which the first meets the error in its middle, and the others always.
 type fault struct {
+	Ops       []faultOp
+	Call      uint32 // that fails
+	Arg, Mask uint32 // if Mask is set, only if an argument has some of these bits
+	Errno     unix.Errno
+	After     int // how often the first operation looks at whether to go on before it begins
+}
+
+type faultOp struct {
 	Base, From, To string
 	Policy         providerapi.ConflictPolicy
 	Move           bool
-	Call           uint32 // that fails
-	Arg, Mask      uint32 // if Mask is set, only if an argument has these bits
-	Errno          unix.Errno
-	After          int // looks at whether to go on before it begins; 0: before the call
 }
 
 type faultResult struct {
 	Why  string // of the call or the task; empty: success
 	Kind failure.Kind
-	Body string
 }
 
 func faultChild(text string) error {
@@ -45,9 +50,10 @@ func faultChild(text string) error {
 	if err := json.Unmarshal([]byte(text), &f); err != nil {
 		return err
 	}
+	var begin sync.Once
 	work := &fakeTasks{check: func(steps int) error {
-		if steps == f.After {
-			failCall(f)
+		if steps >= f.After {
+			begin.Do(func() { failCall(f) })
 		}
 		return nil
 	}}
@@ -55,26 +61,27 @@ func faultChild(text string) error {
 	o.Tasks = work
 	s := New(o)
 	work.s = s
-	if f.After == 0 {
-		failCall(f)
+	var results []faultResult
+	for i, op := range f.Ops {
+		if i > 0 || f.After == 0 {
+			begin.Do(func() { failCall(f) })
+		}
+		work.failed = nil
+		call := s.Copy
+		if op.Move {
+			call = s.Move
+		}
+		err := call(context.Background(), []providerapi.MoveFile{moveItem(op.Base, op.From, op.To, op.Policy)})
+		if err == nil {
+			err = work.failed
+		}
+		var res faultResult
+		if err != nil {
+			res.Kind, res.Why = failure.KindOf(err), failure.Why(err)
+		}
+		results = append(results, res)
 	}
-	item := []providerapi.MoveFile{moveItem(f.Base, f.From, f.To, f.Policy)}
-	op := s.Copy
-	if f.Move {
-		op = s.Move
-	}
-	err := op(context.Background(), item)
-	if err == nil {
-		err = work.failed
-	}
-	var res faultResult
-	if err != nil {
-		res.Kind, res.Why = failure.KindOf(err), failure.Why(err)
-	}
-	if len(work.jobs) > 0 {
-		res.Body = work.jobs[0].last.Body
-	}
-	return json.NewEncoder(os.Stdout).Encode(res)
+	return json.NewEncoder(os.Stdout).Encode(results)
 }
 
 // failCall makes the kernel answer a system call with an error from now on (seccomp(2)), in all threads.
@@ -152,75 +159,90 @@ func TestBrokenStorage(t *testing.T) {
 		{"look", unix.SYS_READLINKAT, 0, 0, unix.EIO, "reported an error", []string{tree, link}, false},
 		{"remove", unix.SYS_UNLINKAT, 0, 0, unix.EIO, "reported an error", []string{tree, small, link}, true},
 	} {
-		for _, from := range tc.from {
-			for _, after := range []int{0, 2, 6} {
+		t.Run(fmt.Sprint(tc.name, " ", tc.errno), func(t *testing.T) {
+			t.Parallel()
+			f := fault{Call: tc.call, Arg: tc.arg, Mask: tc.mask, Errno: tc.errno, After: 3}
+			var before []map[string]string
+			for i, from := range slices.Concat(tc.from[:1], tc.from) {
 				for _, move := range []bool{false, true} {
-					if tc.moves && !move || after > 0 && from != tree {
+					if tc.moves && !move || i == 0 && (from != tree || move != tc.moves) {
 						continue
 					}
-					t.Run(fmt.Sprint(tc.name, " ", tc.errno, " ", from, " ", after, " ", move), func(t *testing.T) {
-						t.Parallel()
-						base, _ := furnishFar(t, "size=50m")
-						check(t, os.MkdirAll(filepath.Join(base, "tree", "sub"), 0o770))
-						check(t, os.WriteFile(filepath.Join(base, "tree", "large"), bytes.Repeat([]byte("x"), 1<<20), 0o640))
-						for _, f := range []string{"small", "sub/f", "sub/g"} {
-							check(t, os.WriteFile(filepath.Join(base, "tree", f), []byte(f), 0o640))
+					target := "far"
+					if tc.call == unix.SYS_COPY_FILE_RANGE { // the kernel copies on one file system only
+						if target = "dir"; move {
+							continue
 						}
-						check(t, os.Symlink("small", filepath.Join(base, "tree", "link")))
-						target := "far"
-						if tc.call == unix.SYS_COPY_FILE_RANGE { // the kernel copies on one file system only
-							if move {
-								t.Skip("content is never copied by the kernel from one file system to another")
-							}
-							target = "dir"
-							check(t, os.WriteFile(filepath.Join(base, "dir", "a.txt"), []byte("far a.txt"), 0o660))
-						}
-						f := fault{
-							Base: base, From: from, To: target + "/a.txt", Policy: "REPLACE", Move: move,
-							Call: tc.call, Arg: tc.arg, Mask: tc.mask, Errno: tc.errno, After: after,
-						}
-						if from == tree {
-							f.To, f.Policy = target+"/new", "REJECT"
-						}
-						if from == small && tc.name == "name" {
-							f.Policy = "RENAME" // otherwise it takes the place of the old one
-						}
-						before := walkDisk(t, base)
-						var res faultResult
-						check(t, json.Unmarshal(child(t, faultEnv, string(must(json.Marshal(f))(t))), &res))
-						if !strings.Contains(res.Why, tc.why) {
-							// It may have come too late.
-							if after == 0 || res.Why != "" && !strings.HasPrefix(res.Why, "All was copied") {
-								t.Errorf("the user is told %q", res.Why)
-							}
-						} else if res.Kind == failure.Internal {
-							t.Errorf("it is an internal error: %q", res.Why)
-						}
-						now := walkDisk(t, base)
-						for p, text := range now {
-							if _, old := before[p]; !old && text != "dir" {
-								// What is new must be whole.
-								if want := before[from+strings.TrimPrefix(p, f.To)]; text != want && text != "a.txt" {
-									t.Errorf("%s has become %d bytes instead of %d", p, len(text), len(want))
-								}
-								delete(now, p)
-							} else if !old {
-								delete(now, p)
-							}
-						}
-						if res.Why == "" || strings.HasPrefix(res.Why, "All was copied") {
-							return // moved, or copied with a part of the original left
-						}
-						if d := cmp.Diff(before, now); d != "" {
-							t.Errorf("something old has changed:\n%s", d)
-						}
-						if found := hidden(t, base); len(found) > 0 {
-							t.Errorf("left behind: %q", found)
-						}
-					})
+					}
+					op := faultOp{Base: brokenDrive(t, target), From: from, To: target + "/a.txt", Policy: "REPLACE", Move: move}
+					if from == tree {
+						op.To, op.Policy = target+"/new", "REJECT"
+					}
+					if from == small && tc.name == "name" {
+						op.Policy = "RENAME" // otherwise it takes the place of the old one
+					}
+					f.Ops, before = append(f.Ops, op), append(before, walkDisk(t, op.Base))
 				}
 			}
+			if f.Ops[0].From != tree {
+				f.After = 0
+			}
+			var results []faultResult
+			check(t, json.Unmarshal(child(t, faultEnv, string(must(json.Marshal(f))(t))), &results))
+			for i, res := range results {
+				mayBeLate := i == 0 && f.After > 0
+				checkBroken(t, f.Ops[i], before[i], res, tc.why, mayBeLate)
+			}
+		})
+	}
+}
+
+// brokenDrive makes a drive for one operation.
+func brokenDrive(t *testing.T, target string) string {
+	t.Helper()
+	base, _ := furnishFar(t, "size=50m")
+	check(t, os.MkdirAll(filepath.Join(base, "tree", "sub"), 0o770))
+	check(t, os.WriteFile(filepath.Join(base, "tree", "large"), bytes.Repeat([]byte("x"), 1<<20), 0o640))
+	for _, f := range []string{"small", "sub/f", "sub/g"} {
+		check(t, os.WriteFile(filepath.Join(base, "tree", f), []byte(f), 0o640))
+	}
+	check(t, os.Symlink("small", filepath.Join(base, "tree", "link")))
+	check(t, os.WriteFile(filepath.Join(base, target, "a.txt"), []byte("far a.txt"), 0o660))
+	return base
+}
+
+// checkBroken looks at what an operation has told and left.
+func checkBroken(t *testing.T, op faultOp, before map[string]string, res faultResult, why string, mayBeLate bool) {
+	t.Helper()
+	const removing = "All was copied"
+	switch {
+	case strings.Contains(res.Why, why):
+		if res.Kind == failure.Internal {
+			t.Errorf("%+v: it is an internal error: %q", op, res.Why)
 		}
+	case mayBeLate && (res.Why == "" || strings.HasPrefix(res.Why, removing)):
+	default:
+		t.Errorf("%+v: the user is told %q", op, res.Why)
+	}
+	now := walkDisk(t, op.Base)
+	for p, text := range now {
+		if _, old := before[p]; old {
+			continue
+		}
+		// What is new must be whole.
+		if want := before[op.From+strings.TrimPrefix(p, op.To)]; text != "dir" && text != want && text != "a.txt" {
+			t.Errorf("%+v: %s has become %d bytes instead of %d", op, p, len(text), len(want))
+		}
+		delete(now, p)
+	}
+	if found := hidden(t, op.Base); len(found) > 0 {
+		t.Errorf("%+v: left behind: %q", op, found)
+	}
+	if res.Why == "" || strings.HasPrefix(res.Why, removing) {
+		return // moved, or copied with a part of the original left
+	}
+	if d := cmp.Diff(before, now); d != "" {
+		t.Errorf("%+v: something old has changed:\n%s", op, d)
 	}
 }
 

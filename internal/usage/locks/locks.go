@@ -2,7 +2,8 @@
 // refused with 402 (contract 30 section 4). Reading and deleting are never refused.
 //
 // The server knows; its answer is kept for a few seconds. While the server is away, the last answer counts: a restart of
-// the server must not fail uploads. What was never known cannot be assumed either way, and the call is to be repeated.
+// the server must not fail uploads. What was never known cannot be assumed either way: it is waited for as long as Core
+// waits for us, and then the call is to be repeated.
 package locks
 
 import (
@@ -21,7 +22,8 @@ const (
 	fresh = 5 * time.Second
 	// stale is how long an answer counts while the server does not answer.
 	stale   = 15 * time.Minute
-	timeout = 2 * time.Second
+	timeout = 3500 * time.Millisecond // Core gives up after 5 s
+	pause   = 100 * time.Millisecond
 	most    = 1000 // wallets; more than anybody has
 )
 
@@ -57,7 +59,11 @@ func (l *Locks) Writable(ctx context.Context, owner ident.Owner, category string
 	if !ok {
 		asking, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
+		_, known := l.recent(q, stale)
 		reply, err := l.ask(asking, q)
+		for !known && err != nil && !failure.Is(err, failure.Forbidden) && sleep(asking, pause) {
+			reply, err = l.ask(asking, q)
+		}
 		switch {
 		case err == nil:
 			l.keep(q, reply.Locked)
@@ -74,6 +80,18 @@ func (l *Locks) Writable(ctx context.Context, owner ident.Owner, category string
 		return failure.New(failure.PaymentRequired, "The storage allocation of this workspace is used up or has expired. You can still read, move and delete files.")
 	}
 	return nil
+}
+
+// sleep waits, and tells whether there is still time.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (l *Locks) recent(q ipcapi.LockQuery, age time.Duration) (locked, ok bool) {

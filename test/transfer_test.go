@@ -4,10 +4,14 @@ package e2e
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,4 +164,80 @@ func (w *world) control(p *person, id int64, state providerapi.TaskState) {
 	testkit.Eventually(w.t, "the task to be known", func() bool {
 		return w.raw(p.name, "/tasks/pauseOrCancel", map[string]any{"id": id, "requestedState": state}, nil).status == http.StatusOK
 	})
+}
+
+// certificate gives the gateway a certificate for 127.0.0.1, and Core the trust in it.
+func (w *world) certificate(port int) {
+	w.t.Helper()
+	s := httptest.NewTLSServer(nil) // has one
+	defer s.Close()
+	key, err := x509.MarshalPKCS8PrivateKey(s.TLS.Certificates[0].PrivateKey)
+	w.must(err)
+	for name, block := range map[string]*pem.Block{
+		"tls.pem": {Type: "CERTIFICATE", Bytes: s.Certificate().Raw}, "tls.key": {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		path := filepath.Join(w.base, "config", name)
+		w.must(os.WriteFile(path, pem.EncodeToMemory(block), 0o600))
+		w.must(os.Chown(path, int(w.site.Service.UID), int(w.site.Service.GID)))
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	w.gateURL = fmt.Sprintf("https://127.0.0.1:%d", port)
+	w.trust = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
+}
+
+// TestTransferTLS: over wss, with a certificate of an authority that the configuration names, and, where it does not, or
+// names no network, not at all.
+func TestTransferTLS(t *testing.T) {
+	for name, tc := range map[string]struct {
+		networks, authority bool
+		want                string
+	}{
+		"trusted": {true, true, "1 file transferred"}, "unknown authority": {true, false, "The connection to the provider"},
+		"network not allowed": {false, true, "network that transfers may not use"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, settings{tls: true, extra: "transfers: { allowedNetworks: [10.0.0.0/8], ports: [] }\n"})
+			ada := w.addPerson("Ada#1815")
+			w.running(ada)
+			w.must(os.Mkdir(filepath.Join(ada.account.Home, "data"), 0o755))
+			w.must(os.WriteFile(filepath.Join(ada.account.Home, "data", "x"), []byte("x"), 0o644))
+			w.owned(ada, ada.account.Home)
+			// While everything runs: it takes effect at once.
+			keys := "ports: []"
+			if tc.networks {
+				keys += ", allowedNetworks: [127.0.0.0/8]"
+			}
+			if tc.authority {
+				keys += ", caFile: " + filepath.Join(w.base, "config", "tls.pem")
+			}
+			file := filepath.Join(w.base, "config", "config.yml")
+			old, err := os.ReadFile(file)
+			w.must(err)
+			text := strings.Replace(string(old), "transfers: { allowedNetworks: [10.0.0.0/8], ports: [] }", "transfers: { "+keys+" }", 1)
+			w.must(os.WriteFile(file, []byte(text), 0o600))
+			if _, err := w.cli("config", "reload"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(500 * time.Millisecond) // instances hear of it a moment later
+			if !tc.networks {
+				err := w.call(ada.name, http.MethodPost, "/api/files/transfer", map[string]any{
+					"items": []any{map[string]any{"sourcePath": ada.home() + "/data", "destinationPath": ada.home() + "/copy"}},
+				}, nil)
+				if err == nil || !strings.Contains(err.Error(), "403") || !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			source, _ := w.transfer(ada, "/data", "/copy")
+			testkit.Eventually(t, tc.want, func() bool {
+				p := w.task(ada, source).Status.Progress
+				return p != nil && strings.Contains(*p, tc.want)
+			})
+			_, err = os.Stat(filepath.Join(ada.account.Home, "copy", "x"))
+			if (err == nil) != tc.authority {
+				t.Errorf("the file: %v", err)
+			}
+		})
+	}
 }

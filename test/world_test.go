@@ -70,6 +70,7 @@ type world struct {
 	core     *devcore.Core
 	coreURL  string
 	gateURL  string
+	trust    http.RoundTripper // to the gateway; nil: the default
 	server   *supervised
 	gateway  *supervised
 	tokens   map[ident.UCloudUser]string
@@ -83,6 +84,7 @@ type settings struct {
 	idle      string // userInstances.idleTimeout
 	database  string // text of the database section
 	instances string // a line of the userInstances section
+	tls       bool   // the gateway ends TLS, with a certificate for 127.0.0.1 that only config/tls.pem vouches for
 
 	services func(w *world) string // replaces the section services; nil: an unmanaged provider
 }
@@ -116,6 +118,9 @@ func newWorld(t *testing.T, set settings) *world {
 	}
 	port := freePort(t)
 	w.gateURL = fmt.Sprintf("http://127.0.0.1:%d", port)
+	if set.tls {
+		w.certificate(port)
+	}
 	w.startCore()
 	w.configure(set, port)
 	w.server = supervise(t, w, "server")
@@ -176,7 +181,7 @@ func (w *world) startCore() {
 	w.t.Helper()
 	core, err := devcore.New(devcore.Options{
 		Provider: provider, ProviderURL: w.gateURL, PollInterval: 500 * time.Millisecond, ConsoleKey: "secret", SameProviderTransfers: true,
-		Log: slog.New(slog.DiscardHandler), RetryPause: 500 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler), RetryPause: 500 * time.Millisecond, Transport: w.trust,
 	})
 	w.must(err)
 	w.core = core
@@ -204,16 +209,21 @@ func (w *world) configure(set settings, port int) {
 	if set.database == "" {
 		set.database = "type: sqlite, path: " + filepath.Join(w.base, "state/ucloud.db")
 	}
+	scheme, gatewayTLS := "http", ""
+	if set.tls {
+		scheme = "https"
+		gatewayTLS = fmt.Sprintf("  tls: { certificate: %[1]s/config/tls.pem, key: { file: %[1]s/config/tls.key } }\n", w.base)
+	}
 	config := fmt.Sprintf(`version: 1
 provider:
   id: %[1]s
   hosts:
     ucloud: { address: 127.0.0.1, port: %[2]s, scheme: http }
-    self: { address: 127.0.0.1, port: %[3]d, scheme: http }
+    self: { address: 127.0.0.1, port: %[3]d, scheme: %[15]s }
 development: { enabled: true }
 gateway:
   listen: ["127.0.0.1:%[3]d"]
-metrics: { listen: "127.0.0.1:%[4]d" }
+%[16]smetrics: { listen: "127.0.0.1:%[4]d" }
 stateDirectory: %[5]s/state
 ipc: { directory: %[5]s/run }
 logs: { destination: stdout, directory: %[5]s/log, level: debug }
@@ -239,7 +249,7 @@ services:
         home: { entity: User, pattern: "%[12]s", title: Home, freeQuota: 0 }
         work: { entity: Project, pattern: "%[5]s/projects/#{ucloudProjectId}", title: "Work" }
 %[13]s`, provider, corePort, port, freePort(w.t), w.base, set.database, w.site.Group, w.user, w.site.Service.Name, set.idle,
-		category, w.homePattern(), set.extra, set.instances)
+		category, w.homePattern(), set.extra, set.instances, scheme, gatewayTLS)
 	if set.services != nil {
 		config = config[:strings.Index(config, "\nservices:")] + set.services(w)
 	}

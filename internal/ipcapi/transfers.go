@@ -16,7 +16,8 @@ type ReceiveParams struct {
 	Session []byte `json:"session"` // SHA-256 of the session's token
 }
 
-// TransferProgress is how far a transfer is. With Outcome, TaskSucceeded or TaskFailed, it has ended.
+// TransferProgress is how far a transfer is. With Outcome, TaskSucceeded, TaskFailed or TaskCancelled, it has
+// ended.
 type TransferProgress struct {
 	Key     []byte    `json:"key"` // of the task's submission
 	State   TaskState `json:"state"`

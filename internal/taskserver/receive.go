@@ -50,6 +50,8 @@ func (s *Service) transfer(ctx context.Context, r *ipc.Request, req ipcapi.Trans
 		err = s.finish(ctx, t, store.TaskSucceeded, req.State.Text)
 	case ipcapi.TaskFailed:
 		err = s.finish(ctx, t, store.TaskFailed, req.State.Text)
+	case ipcapi.TaskCancelled:
+		err = s.finish(ctx, t, store.TaskCancelled, req.State.Text)
 	default:
 		err = failure.New(failure.Invalid, "The report cannot be read")
 	}

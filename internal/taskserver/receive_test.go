@@ -57,7 +57,7 @@ func (i *instance) transfer(p ipcapi.TransferProgress) (ipcapi.TransferVerdict, 
 // with it, over a restart of the server. No instance is kept or woken for it.
 func TestReceive(t *testing.T) {
 	t.Parallel()
-	for _, end := range []string{ipcapi.TaskSucceeded, ipcapi.TaskFailed, "cancel", "operator", "disconnect", "expired"} {
+	for _, end := range []string{ipcapi.TaskSucceeded, ipcapi.TaskFailed, ipcapi.TaskCancelled, "cancel", "operator", "disconnect", "expired"} {
 		t.Run(end, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, func(w *world) { w.grace, w.limits = 50*time.Millisecond, [2]int{1, 1} })

@@ -154,6 +154,26 @@ func (s *Service) closed(ctx context.Context, info uploads.Info) error {
 		}
 		p.State.Text = fmt.Sprintf("%s not stored: %s%s", files(int64(failed.Count)), failed.Why, where)
 	}
+	return s.conclude(ctx, info.Ref, p)
+}
+
+// aborted is told by uploads that the user has cancelled the transfer at the other provider.
+func (s *Service) aborted(ctx context.Context, info uploads.Info) error {
+	key, peer, ok := parseRef(info.Ref)
+	if !ok {
+		return nil
+	}
+	err := s.conclude(ctx, info.Ref, ipcapi.TransferProgress{Key: key, Outcome: ipcapi.TaskCancelled, State: ipcapi.TaskState{
+		Text: fmt.Sprintf("The transfer was cancelled at %s", shorten(peer, 60)), Percent: -1,
+	}})
+	if err == nil {
+		s.receiver.EndTransfer(info.Ref, "the transfer was cancelled")
+	}
+	return err
+}
+
+// conclude has the server end the task of a transfer, waiting for it if it is being restarted.
+func (s *Service) conclude(ctx context.Context, ref string, p ipcapi.TransferProgress) error {
 	for {
 		_, err := s.o.Update(ctx, p)
 		if err == nil {
@@ -163,10 +183,10 @@ func (s *Service) closed(ctx context.Context, info uploads.Info) error {
 			return err
 		}
 	}
-	if in != nil {
-		s.mu.Lock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if in := s.incoming[ref]; in != nil {
 		in.done = true
-		s.mu.Unlock()
 	}
 	return nil
 }

@@ -102,7 +102,7 @@ func New(o Options) *Service {
 
 // Hook has uploads tell this service about transfers. Call it before the uploads are made, and [Service.Attach] after.
 func (s *Service) Hook(o *uploads.Options) {
-	o.TransferOpened, o.TransferLeft, o.Closed = s.opened, s.left, s.closed
+	o.TransferOpened, o.TransferLeft, o.Closed, o.Aborted = s.opened, s.left, s.closed, s.aborted
 }
 
 // Attach gives the service what receives files. It must happen before the first request.

@@ -117,11 +117,13 @@ func (s *Service) runSend(ctx context.Context, j job) error {
 	defer r.client.CloseIdleConnections()
 	for r.state.Result == nil {
 		if err := j.Checkpoint(ctx); err != nil {
+			r.abort(ctx)
 			return err
 		}
 		err := r.pass(ctx, set)
 		switch {
 		case ctx.Err() != nil:
+			r.abort(ctx)
 			return context.Cause(ctx)
 		case errors.Is(err, errPaused), err == nil:
 			continue
@@ -291,6 +293,27 @@ func (r *runner) close(ctx context.Context) error {
 			continue // if it has heard it, it does not know the session now
 		}
 		return tasks.Transient(failure.Wrap(err, failure.BadGateway, "The provider %s could not be told that the transfer is over", r.params.Peer))
+	}
+}
+
+// abortWait bounds what a cancel waits for: it has to act within a second.
+const abortWait = 700 * time.Millisecond
+
+// abort tells a destination that knows the checked protocol that the user has cancelled the transfer. Others keep their
+// session until it expires, or is cancelled there.
+func (r *runner) abort(ctx context.Context) {
+	if !errors.Is(context.Cause(ctx), tasks.ErrCancelled) || r.params.Protocol != protocolChecked {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortWait)
+	defer cancel()
+	c, err := uploadclient.Dial(ctx, r.params.Endpoint, uploadclient.Options{HTTP: r.client, Checked: true})
+	if err == nil {
+		defer context.AfterFunc(ctx, c.Abort)()
+		err = c.Cancel(abortWait)
+	}
+	if err != nil {
+		r.s.log.Debug("the destination was not told of a cancelled transfer", "error", err)
 	}
 }
 

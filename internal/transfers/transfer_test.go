@@ -151,8 +151,8 @@ func TestReported(t *testing.T) {
 	}
 }
 
-// TestPauseAndCancel act within a second, whatever the destination does, and what was sent stays.
-func TestPauseAndCancel(t *testing.T) {
+// TestPauseAndInterrupt act within a second, whatever the destination does, and what was sent stays.
+func TestPauseAndInterrupt(t *testing.T) {
 	t.Parallel()
 	a, b := newSite(t, "a", nil), newSite(t, "b", nil)
 	tree := map[string]string{}
@@ -180,8 +180,8 @@ func TestPauseAndCancel(t *testing.T) {
 	j.resume()
 	eventually(t, "more files", func() bool { return len(grown(t, b.dir)) > before })
 	began = time.Now()
-	cancel(tasks.ErrCancelled)
-	if err := <-done; !errors.Is(err, tasks.ErrCancelled) || time.Since(began) > time.Second {
+	cancel(tasks.ErrInterrupted)
+	if err := <-done; !errors.Is(err, tasks.ErrInterrupted) || time.Since(began) > time.Second {
 		t.Errorf("%v after %v", err, time.Since(began))
 	}
 	eventually(t, "no debris", func() bool {
@@ -253,6 +253,32 @@ func TestCancelledAtDestination(t *testing.T) {
 		defer b.transfer.mu.Unlock()
 		return len(b.transfer.incoming) == 0
 	})
+}
+
+// TestCancelledAtSource: the destination hears of it, if it knows how; nothing half is left.
+func TestCancelledAtSource(t *testing.T) {
+	t.Parallel()
+	a, b := newSite(t, "a", nil), newSite(t, "b", nil)
+	tree := map[string]string{}
+	for i := range 60 {
+		tree[fmt.Sprint(i)] = content(uint64(i), 1<<20)
+	}
+	plant(t, a.dir+"/data", tree)
+	j := steps(t, a, b, "/data", "/in")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.transfer.runSend(ctx, j) }()
+	eventually(t, "files to arrive", func() bool { return len(grown(t, b.dir)) > 3 })
+	began := time.Now()
+	cancel(tasks.ErrCancelled)
+	if err := <-done; !errors.Is(err, tasks.ErrCancelled) || time.Since(began) > 1500*time.Millisecond {
+		t.Errorf("%v after %v", err, time.Since(began))
+	}
+	eventually(t, "the destination's task to end", func() bool { o, _ := b.board.outcome(); return o == ipcapi.TaskCancelled })
+	if _, text := b.board.outcome(); text != "The transfer was cancelled at a" {
+		t.Error(text)
+	}
+	eventually(t, "the session to end", func() bool { return b.sessions.open(ipcapi.PurposeTransfer) == 0 })
 }
 
 // TestMaxSize: both sides keep to their own limit.

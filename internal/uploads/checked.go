@@ -12,7 +12,7 @@ import (
 	"ucloud-im/internal/failure"
 )
 
-// The checked protocol is that of uploads with four commands more, for transfers between providers that both know it
+// The checked protocol is that of uploads with five commands more, for transfers between providers that both know it
 // (docs/decisions/0009-transfers.md). A file is complete when its SHA-256 has come and is right; a large file that was
 // interrupted goes on where it was.
 const (
@@ -20,6 +20,7 @@ const (
 	opHash     = 8  // from the client: the SHA-256 of the whole file, after the last of its data
 	opRejected = 9  // to the client: the hash was not that of what has arrived; the file is completed and not stored
 	opStored   = 10 // to the client: so many bytes of a file, an int64, will not be needed again
+	opAbort    = 11 // from the client, instead of opClose: its user has cancelled the transfer
 )
 
 // errDamaged is a file whose hash is not that of what has arrived.

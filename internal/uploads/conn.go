@@ -299,7 +299,12 @@ func (c *conn) binary() error {
 		case opListing:
 			return c.listing()
 		case opClose:
-			return c.transferDone()
+			return c.transferOver(c.s.o.Closed)
+		case opAbort:
+			if !c.ses.Checked {
+				return fmt.Errorf("%w: opcode %d", errFrame, op[0])
+			}
+			return c.transferOver(c.s.o.Aborted)
 		case opHash:
 			if !c.ses.Checked {
 				return fmt.Errorf("%w: opcode %d", errFrame, op[0])
@@ -387,13 +392,13 @@ func (c *conn) skipped(id uint32) error {
 	return nil
 }
 
-// transferDone is the end of a transfer by another provider: the session is not needed any more. Until that is stored
+// transferOver is the end of a transfer by another provider: the session is not needed any more. Until that is stored
 // the other provider is not told so, and tries again.
-func (c *conn) transferDone() error {
+func (c *conn) transferOver(tell func(context.Context, Info) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
 	defer cancel()
-	if c.s.o.Closed != nil {
-		if err := c.s.o.Closed(ctx, c.ses.info()); err != nil {
+	if tell != nil {
+		if err := tell(ctx, c.ses.info()); err != nil {
 			return &ending{code: websocket.StatusTryAgainLater, reason: "try again later", err: err}
 		}
 	}

@@ -38,6 +38,8 @@ type Options struct {
 	// Closed is told that another provider has finished its transfer (contract 11 section 2.3 point 7). On an error the
 	// session stays, and the other provider is asked to try again.
 	Closed func(ctx context.Context, s Info) error
+	// Aborted is the same for a transfer that the user of the other provider has cancelled.
+	Aborted func(ctx context.Context, s Info) error
 	// TransferOpened is told when the first connection of a transfer is opened, and TransferLeft when the last one is
 	// gone. What failed is part of what TransferLeft is told; Failed is not told of it. Neither may call the
 	// service; of two that follow each other closely, the second may be told first.

@@ -35,6 +35,7 @@ const (
 	opHash     = 8
 	opRejected = 9
 	opStored   = 10
+	opAbort    = 11
 )
 
 const (
@@ -411,10 +412,15 @@ var ErrUnsure = errors.New("the peer did not say that it has ended the transfer"
 
 // Finish tells the peer that the transfer is over, so that it forgets the session, and waits until it closes the
 // connection. Use a fresh connection for it. [ErrUnsure]: the peer may or may not have heard it.
-func (c *Conn) Finish() error {
-	err := c.write([]byte{opClose})
+func (c *Conn) Finish() error { return c.finish(opClose, finishWait) }
+
+// Cancel tells the peer that the transfer is cancelled (checked protocol), and waits for so long until it has understood.
+func (c *Conn) Cancel(wait time.Duration) error { return c.finish(opAbort, wait) }
+
+func (c *Conn) finish(op byte, wait time.Duration) error {
+	err := c.write([]byte{op})
 	if err == nil {
-		t := time.NewTimer(finishWait)
+		t := time.NewTimer(wait)
 		select {
 		case <-c.ctx.Done():
 		case <-t.C:

@@ -26,13 +26,13 @@ type siteNames struct {
 	account, group, program string
 	stateDir, ipcDir        string
 	logDir                  string // empty: logs go elsewhere
-	spool                   string // for requests of extension scripts
+	spool                   string // for requests of extension scripts; empty: there are none
 }
 
 func (a *app) siteNames() siteNames {
 	n := siteNames{
 		account: defaultServiceAccount, group: "ucloud_users", program: "/usr/libexec/ucloud/ucloud-user",
-		stateDir: "/var/lib/ucloud", ipcDir: filepath.Dir(DefaultSocket), spool: "/var/spool/ucloud/requests",
+		stateDir: "/var/lib/ucloud", ipcDir: filepath.Dir(DefaultSocket),
 	}
 	c, problems := config.Load(a.dir(), config.Options{Role: config.RoleCLI, Getenv: a.getenv})
 	if c == nil {
@@ -42,11 +42,29 @@ func (a *app) siteNames() siteNames {
 		return n
 	}
 	n.group, n.program = string(c.UserInstances.Group), string(c.UserInstances.Executable)
-	n.stateDir, n.ipcDir, n.spool = string(c.StateDirectory), string(c.IPC.Directory), string(c.Scripts.Spool)
+	n.stateDir, n.ipcDir = string(c.StateDirectory), string(c.IPC.Directory)
+	if usesScripts(c) {
+		n.spool = string(c.Scripts.Spool)
+	}
 	if c.Logs.Destination == "file" {
 		n.logDir = string(c.Logs.Directory)
 	}
 	return n
+}
+
+// usesScripts tells whether the configuration names an extension script that this version runs.
+func usesScripts(c *config.Config) bool {
+	for _, fs := range c.Services.FileSystems.All() {
+		if fs.Management != nil && fs.Management.Type == config.ManagementScripted {
+			return true
+		}
+		for _, l := range fs.DriveLocators.All() {
+			if l.Script.IsSet() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (a *app) setupCommand() *cobra.Command {

@@ -360,7 +360,7 @@ func (w *world) get(rawURL string) string {
 	if _, err := url.Parse(rawURL); err != nil {
 		w.t.Fatalf("%q is no URL: %v", rawURL, err)
 	}
-	res, err := http.Get(rawURL) //nolint:gosec // our own server
+	res, err := (&http.Client{Transport: w.trust}).Get(rawURL) //nolint:gosec // our own server
 	w.must(err)
 	defer res.Body.Close()
 	data, err := io.ReadAll(res.Body)

@@ -466,7 +466,7 @@ func TestCuts(t *testing.T) {
 	t.Parallel()
 	cuts := 180
 	if testing.Short() || raceEnabled {
-		cuts = 40
+		cuts = 25
 	}
 	a, b := newSite(t, "a", nil), newSite(t, "b", nil)
 	tree := map[string]string{}

@@ -90,16 +90,20 @@ type storagePlan struct {
 
 // storagePlan makes hooks and categories of a configuration. It changes nothing but the defaults of scripts.
 func (s *server) storagePlan(cfg *config.Config) (p storagePlan, err error) {
-	s.runner.SetDefaults(scripts.Defaults{
-		Timeout: time.Duration(cfg.Scripts.Timeout), Concurrency: cfg.Scripts.Concurrency,
-		MaxOutput: int(cfg.Scripts.MaxOutput.Bytes()), Redact: cfg.Scripts.Redact,
-	})
+	s.runner.SetDefaults(scriptDefaults(cfg)) // hooks take them when they are made
 	for name, fs := range cfg.Services.FileSystems.All() {
 		if err := s.planFileSystem(&p, cfg, name, fs); err != nil {
 			return p, fmt.Errorf("services.fileSystems.%s: %w", name, err)
 		}
 	}
 	return p, nil
+}
+
+func scriptDefaults(cfg *config.Config) scripts.Defaults {
+	return scripts.Defaults{
+		Timeout: time.Duration(cfg.Scripts.Timeout), Concurrency: cfg.Scripts.Concurrency,
+		MaxOutput: int(cfg.Scripts.MaxOutput.Bytes()), Redact: cfg.Scripts.Redact,
+	}
 }
 
 func (s *server) planFileSystem(p *storagePlan, cfg *config.Config, name string, fs *config.FileSystem) error {

@@ -60,6 +60,11 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	branding, brandingErr := loadBranding(next)
 	catalogue, catalogueErr := newCatalogue(next)
 	plan, planErr := s.storagePlan(next)
+	defer func() {
+		if s.config.Load() == old { // nothing has changed after all
+			s.runner.SetDefaults(scriptDefaults(old))
+		}
+	}()
 	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr); err != nil {
 		return report, err
 	}

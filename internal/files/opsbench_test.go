@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -94,11 +95,24 @@ func BenchmarkCopySmall(b *testing.B) {
 	plant(b, filepath.Join(base, "tree"), benchFiles(b))
 	s, work := benchService(b, base)
 	to := filepath.Join(base, "copy")
+	var most, before runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	work.check = func(steps int) error {
+		if steps%5000 == 0 {
+			var now runtime.MemStats
+			if runtime.ReadMemStats(&now); now.HeapInuse > most.HeapInuse {
+				most = now
+			}
+		}
+		return nil
+	}
 	compare(b, func() { check(b, os.RemoveAll(to)) },
 		func() error { return work.outcome(copyOne(s, base, "tree", "copy", providerapi.ConflictReject)) },
 		func() error {
 			return command("sh", "-c", `cp -a "$1" "$2" && sync -f "$2"`, "sh", filepath.Join(base, "tree"), to)
 		})
+	b.ReportMetric((float64(most.HeapInuse)-float64(before.HeapInuse))/(1<<20), "MiB-grown")
 }
 
 // BenchmarkCopyLarge copies one large file, against cp -a, both to the disk.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,6 +71,14 @@ func (p *page) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 func (p *page) click(selector string) {
 	p.t.Helper()
 	p.do("click "+selector, chromedp.Click(selector))
+}
+
+// press clicks on what is there at this moment: in lists that are drawn anew, the mouse may come too late.
+func (p *page) press(selector string) {
+	p.t.Helper()
+	if !eval[bool](p, `(() => { const e = document.querySelector(`+strconv.Quote(selector)+`); e?.click(); return !!e; })()`) {
+		p.t.Fatalf("there is no %s", selector)
+	}
 }
 
 func (p *page) text(selector string) string {
@@ -321,7 +330,8 @@ func TestBrowserOperations(t *testing.T) {
 		p.do("the dialog", chromedp.WaitReady("#target-dialog[open]"))
 		for _, part := range strings.Split(folder, "/") {
 			if part == "" { // up to the root of the drive
-				p.do("the drive", chromedp.WaitReady("#target-path .link"), chromedp.Click("#target-path .link"))
+				p.do("the drive", chromedp.WaitReady("#target-path .link"))
+				p.press("#target-path .link")
 				continue
 			}
 			if !settles(func() bool {
@@ -550,9 +560,9 @@ func TestBrowserErrors(t *testing.T) {
 	if text := p.text("#uploads"); !strings.Contains(text, "(403)") || strings.Contains(text, "undefined") {
 		t.Errorf("the refused upload says %q", text)
 	}
-	p.do("dismiss", chromedp.Click("#uploads li button:nth-of-type(2)"))
+	p.press("#uploads li button:nth-of-type(2)")
 
-	p.do("back", chromedp.Click("#path .link:nth-of-type(2)"))
+	p.press("#path .link:nth-of-type(2)")
 	p.listed(root, "read-only", "closed", "secret")
 	p.do("upload", chromedp.SetUploadFiles("#upload-files", []string{source}))
 	if !settles(func() bool { return strings.Contains(p.text("#uploads"), "MiB of 256 MiB") }) {
@@ -567,7 +577,7 @@ func TestBrowserErrors(t *testing.T) {
 		t.Error("half a file has its name")
 	}
 	p.shot("cut")
-	p.do("try again", chromedp.Click("#uploads li button:nth-of-type(1)"))
+	p.press("#uploads li button:nth-of-type(1)")
 	p.uploadState("done")
 	if data, err := os.ReadFile(home("big.bin")); err != nil || !bytes.Equal(data, big) {
 		t.Errorf("after another try: %d bytes, %v", len(data), err)
@@ -632,7 +642,7 @@ func TestBrowserSearch(t *testing.T) {
 	p.do("closed", chromedp.WaitReady("#results-section[hidden]"))
 	p.click("#hidden")
 	p.listed(root+"/results/2024", "Report.txt", "other.txt")
-	p.do("up", chromedp.Click("#path .link"))
+	p.press("#path .link")
 	p.listed(root, "results", "reports", "deep", ".report")
 	search("report")
 	status("4 results")

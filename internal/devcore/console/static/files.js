@@ -88,7 +88,11 @@ async function more() {
 
 function draw(mark = null) {
   $("files-section").hidden = false;
-  crumbs($("path"), view.path, (p) => attempt(() => browse(p)));
+  const at = view.path + "\n" + drive()?.specification.title;
+  if ($("path").dataset.at !== at) { // a refresh keeps what somebody may be pressing
+    $("path").dataset.at = at;
+    crumbs($("path"), view.path, (p) => attempt(() => browse(p)));
+  }
   $("files").replaceChildren(...view.files.map(row));
   for (const b of document.querySelectorAll("th [data-sort]")) {
     const mine = b.dataset.sort === view.sort;

@@ -8,6 +8,7 @@ import (
 	"github.com/coder/websocket"
 )
 
+// read takes the peer's answers.
 func (c *Conn) read() {
 	for {
 		ctx, cancel := context.WithTimeout(c.ctx, c.o.Read)

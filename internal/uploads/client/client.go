@@ -246,15 +246,6 @@ func (c *Conn) Send(ctx context.Context, files iter.Seq2[*File, error]) (Result,
 	return c.Result(), err
 }
 
-// Serve is Send for files that are found while others are sent, first and those of a channel, until that is closed and
-// all are completed. A peer that closes a connection on which there is nothing to do ends it without an error, and with
-// more: the rest of the files is for another connection.
-// settled tells, when the peer has completed everything, whether we have as well: an empty file is completed when it is
-// wanted, while it waits here to be sent. What is completed must have been wanted or skipped.
-// room tells whether one more file may be listed.
-// aheadLocked is how many files are listed and not completed, or not yet sent: the peer completes an empty file when it
-// wants it, and we have it in the queue for a moment longer.
-// went notes that something goes on.
 // list appends a file to a listing and notes it.
 func (c *Conn) list(b []byte, f *File) []byte {
 	id := c.o.NextID()
@@ -387,9 +378,6 @@ func (c *Conn) write(msg []byte) error {
 	return nil
 }
 
-// read takes the peer's answers.
-// sender sends wanted files, one after the other.
-// send sends one file. What cannot be read is skipped.
 // ping keeps the connection alive in the way that other implementations know (contract 11 section 2.5).
 func (c *Conn) ping() {
 	tick := time.NewTicker(c.o.Ping)

@@ -7,6 +7,7 @@ import (
 	"time"
 )
 
+// sender sends wanted files, one after the other.
 func (c *Conn) sender() {
 	size := c.o.Chunk
 	if size <= 0 {
@@ -30,6 +31,7 @@ func (c *Conn) sender() {
 	}
 }
 
+// send sends one file. What cannot be read is skipped.
 func (c *Conn) send(f *File, buf []byte, size int) ([]byte, int, error) {
 	c.mu.Lock()
 	id, ok := c.ids[f]

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// Serve is Send for files that are found while others are sent, first and those of a channel, until that is closed and
+// all are completed. A peer that closes a connection on which there is nothing to do ends it without an error, and with
+// more: the rest of the files is for another connection.
 func (c *Conn) Serve(ctx context.Context, first *File, files <-chan *File) (more bool, err error) {
 	stop := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) })
 	defer stop()
@@ -71,6 +74,8 @@ func (c *Conn) Serve(ctx context.Context, first *File, files <-chan *File) (more
 	}
 }
 
+// settled tells, when the peer has completed everything, whether we have as well: an empty file is completed when it is
+// wanted, while it waits here to be sent. What is completed must have been wanted or skipped.
 func (c *Conn) settled() (done bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -82,12 +87,16 @@ func (c *Conn) settled() (done bool, err error) {
 	return c.busy == 0 && len(c.files) == 0, nil
 }
 
+// room tells whether one more file may be listed.
 func (c *Conn) room() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.aheadLocked() < int64(c.o.Ahead) && (c.o.Bytes <= 0 || c.ahead < c.o.Bytes || len(c.files) == 0)
 }
 
+// aheadLocked is how many files are listed and not completed, or not yet sent: the peer completes an empty file when it
+// wants it, and we have it in the queue for a moment longer.
 func (c *Conn) aheadLocked() int64 { return max(c.res.Listed-c.res.Completed, int64(len(c.files))) }
 
+// went notes that something goes on.
 func (c *Conn) went() { c.moved.Store(time.Now().UnixNano()) }

@@ -1,5 +1,5 @@
-// Package files answers Core's calls about files: listing a directory, describing one entry, making folders. The bytes
-// themselves are moved elsewhere.
+// Package files answers Core's calls about files: listing, searching, describing one entry, making folders, moving, copying
+// and removing. Uploads and downloads are elsewhere.
 //
 // Every call works with the identity of the process, which is the user's own account, so the kernel decides what is
 // allowed. Reaching a file is left to package drives; nothing here joins paths.
@@ -13,6 +13,15 @@
 //
 // A page token holds the last entry shown, not a position, so that it stays right whatever happens to the index, to the
 // directory or to the instance (contract 10 section 5.1): entries that are there all the time are shown exactly once.
+//
+// # Changing
+//
+// A move that the kernel can do in one piece is done in the request, as are trashing and the removal of single files.
+// Everything else is a task (package tasks): copier copies and merges, mover removes what was copied for a move to another
+// file system, remover removes. All three walk by a [tree], with a bounded number of descriptors at any depth, and take
+// single names in open directories only. tally counts for them, and words the end. What a task is about is stored with
+// the inodes that were meant, so that it never works on something else that has the name by its turn. Copies and moves are
+// explained in docs/decisions/0008, what the trash remembers in 0007.
 //
 // # Time
 //

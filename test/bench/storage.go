@@ -457,7 +457,7 @@ func (b *bureau) plainFiles(ctx context.Context, rel string, files []webclient.F
 func (b *bench) trees(ctx context.Context, w *world) (err error) {
 	d := b.bureau(w)
 	d.tasks = len(w.core.Tasks(d.p.name))
-	wide, deep := b.amount(30_000, 3000), b.amount(1000, 100)
+	wide, deep := b.amount(30_000, 3000), b.amount(200, 100)
 	b.begin("A tree of %d files in folders of 100, and one of %d levels: copied and deleted", wide, deep)
 	const source, copied, plain = "ucloud-bench-tree", "ucloud-bench-copy", "ucloud-bench-plain"
 	defer func() {
@@ -531,7 +531,8 @@ func (b *bench) trees(ctx context.Context, w *world) (err error) {
 	return nil
 }
 
-// makeTree makes folders of 100 small files each, and a chain of folders with a file on each level.
+// makeTree makes folders of 100 small files each, and a chain of folders with a file on each level. cp cannot copy one
+// whose paths are longer than 4,096 bytes.
 func makeTree(top string, files, levels int) error {
 	content := bytes.Repeat([]byte("content "), 128)
 	for i := range files {

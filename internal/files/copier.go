@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,7 @@ import (
 	"ucloud-im/internal/drives"
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/tasks"
 )
 
 // copier copies trees. It goes by open directories and single names on both sides, and never follows a link: whatever is
@@ -33,6 +35,7 @@ type copier struct {
 	jobs    chan fileJob
 	walk    tree[*pair]
 	temps   drives.Temps
+	goesOn  atomic.Bool // after this attempt
 }
 
 // pair is a folder of the source with the one that is made of it.
@@ -131,6 +134,7 @@ func (c *copier) tree(ctx context.Context, source *drives.Dir, name string, targ
 	p := newPair(from, to, node, toNode, ours, drives.Escape(name))
 	c.walk.push(&level[*pair]{name: name, node: node, dir: from, own: p})
 	err = c.folders(ctx)
+	c.stopped(err)
 	for _, l := range c.walk.levels { // it was stopped
 		if l.dir != nil {
 			l.own.tear()
@@ -376,11 +380,19 @@ func (c *copier) fileDone(p *pair, whole bool) {
 	}
 }
 
-// finish gives a folder its attributes and closes it. One that was interrupted keeps its mark; see [drives.Building].
+// stopped notes whether the task will go on at some time, which is so unless its user has cancelled it.
+func (c *copier) stopped(err error) {
+	if err != nil && !errors.Is(err, tasks.ErrCancelled) {
+		c.goesOn.Store(true)
+	}
+}
+
+// finish gives a folder its attributes and closes it. One in which the task will go on keeps its mark; see
+// [drives.Building].
 func (c *copier) finish(p *pair) {
 	defer p.from.Close()
 	defer p.to.Close()
-	if p.torn || !p.ours {
+	if p.torn && c.goesOn.Load() || !p.ours {
 		return
 	}
 	err := p.to.KeepAttributes(p.from)
@@ -397,6 +409,7 @@ func (c *copier) work(ctx context.Context, stop context.CancelCauseFunc) {
 	var buf drives.CopyBuffer
 	for j := range c.jobs {
 		if ctx.Err() != nil || c.isFull() {
+			c.stopped(context.Cause(ctx))
 			c.fileDone(j.in, false)
 			continue
 		}
@@ -405,6 +418,7 @@ func (c *copier) work(ctx context.Context, stop context.CancelCauseFunc) {
 			flush := c.flush || c.moving && j.in.toNode.Dev != c.into.Dev
 			_, err = c.file(ctx, j.in.from, j.name, j.in.to, j.name, j.in.where, flush, &buf)
 		}
+		c.stopped(err)
 		c.fileDone(j.in, err == nil)
 		if err != nil {
 			stop(err)

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ucloud-im/internal/tasks"
 )
 
 // TestCopyKeeps what users expect, beside what TestCopyTree looks at: their own attributes, the times of links and the
@@ -108,5 +111,37 @@ func TestPauseDuringCopy(t *testing.T) {
 	check(t, copyOne(s, base, "big", "copy", "REJECT"))
 	if work.failed != nil || steps < 10 {
 		t.Errorf("it looked %d times in %v, %v", steps, time.Since(begin), work.failed)
+	}
+}
+
+// TestEndedCopy: a folder in which no more will come has its mode, and one that will be filled is marked.
+func TestEndedCopy(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []error{tasks.ErrCancelled, tasks.ErrInterrupted} {
+		base, _ := furnish(t)
+		for i := range 50 {
+			check(t, os.WriteFile(filepath.Join(base, "full", "sub", fmt.Sprint(i)), []byte("x"), 0o600))
+		}
+		s, work := newWorking(t, base)
+		work.check = func(steps int) error {
+			if steps > 30 {
+				return cause
+			}
+			return nil
+		}
+		check(t, copyOne(s, base, "full", "new", "REJECT"))
+		if !errors.Is(work.failed, cause) {
+			t.Fatal(work.failed)
+		}
+		st, err := os.Stat(filepath.Join(base, "new", "sub"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if marked := st.Mode()&os.ModeSticky != 0; marked != (cause == tasks.ErrInterrupted) {
+			t.Errorf("%v: mode %v", cause, st.Mode())
+		}
+		if cause == tasks.ErrCancelled && !strings.HasPrefix(work.jobs[0].summary, "Cancelled. ") {
+			t.Errorf("summary %q", work.jobs[0].summary)
+		}
 	}
 }

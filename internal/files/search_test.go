@@ -409,7 +409,11 @@ func TestSearchEnds(t *testing.T) {
 	t.Run("the service ends", func(t *testing.T) {
 		t.Parallel()
 		s := searchIn(t, base, nil)
-		err := s.Search(t.Context(), req, func([]providerapi.File) error { s.end(); return nil })
+		err := s.Search(t.Context(), req, func([]providerapi.File) error {
+			s.end()
+			time.Sleep(50 * time.Millisecond) // the search hears of it by another goroutine
+			return nil
+		})
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%v", err)
 		}

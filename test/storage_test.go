@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -426,9 +425,4 @@ func (d *desk) noDrafts() {
 	if found := drafts(d.t, d.dir); len(found) > 0 {
 		d.t.Errorf("left behind: %q", found)
 	}
-}
-
-func owner(info os.FileInfo) (ident.UID, ident.GID) {
-	st := info.Sys().(*syscall.Stat_t)
-	return ident.UID(st.Uid), ident.GID(st.Gid)
 }

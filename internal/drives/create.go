@@ -164,8 +164,12 @@ func (d *Dir) NewDraft(target string, mode uint32) (*Draft, error) {
 	}
 }
 
+// ErrDraftBusy is a kept draft that somebody else has open.
+var ErrDraftBusy = errors.New("the draft is in use")
+
 // KeptDraft opens or makes a draft that outlives the process: the same digits find it again. Digits are 16 hexadecimal
-// digits that only the owner can know.
+// digits that only the owner can know. It is locked (flock(2)) where the file system can do that, also against a process
+// that is about to be replaced by this one; [ErrDraftBusy] means that another has the lock.
 func (d *Dir) KeptDraft(target, digits string, mode uint32) (*Draft, error) {
 	if err := CheckName(target); err != nil {
 		return nil, err
@@ -173,16 +177,50 @@ func (d *Dir) KeptDraft(target, digits string, mode uint32) (*Draft, error) {
 	if len(digits) != draftDigits || strings.Trim(digits, "0123456789abcdef") != "" {
 		return nil, fmt.Errorf("%w: digits of a draft", ErrName)
 	}
-	f, err := d.openDraft(draftName(target, digits), unix.O_CREAT|unix.O_NONBLOCK, mode)
-	if err != nil {
-		return nil, err
+	for range 10 {
+		f, err := d.openDraft(draftName(target, digits), unix.O_CREAT|unix.O_NONBLOCK, mode)
+		if err != nil {
+			return nil, err
+		}
+		same, err := f.lock()
+		if err == nil && same {
+			return f, nil
+		}
+		f.Close() //nolint:errcheck // nothing was written
+		if err != nil {
+			return nil, err
+		}
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(f.fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || int(st.Uid) != os.Geteuid() {
-		f.Close()
-		return nil, errors.Join(ErrNotRegular, err)
+	return nil, ErrDraftBusy
+}
+
+// lock locks a draft that was opened by its name. It reports false if the name has gone to something else meanwhile.
+func (f *Draft) lock() (same bool, err error) {
+	for {
+		err = unix.Flock(f.fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EINTR {
+			break
+		}
 	}
-	return f, nil
+	if err == unix.EWOULDBLOCK {
+		return false, ErrDraftBusy
+	}
+	// Any other error is a file system without locks: then one process at a time has to be enough.
+	var st, named unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil {
+		return false, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != os.Geteuid() {
+		return false, ErrNotRegular
+	}
+	err = unix.Fstatat(f.dir.fd, f.name, &named, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) || err == nil && (named.Ino != st.Ino || named.Dev != st.Dev) {
+		return false, nil
+	}
+	if err == nil && st.Nlink != 1 {
+		err = ErrNotRegular
+	}
+	return err == nil, err
 }
 
 func (d *Dir) openDraft(name string, flags int, mode uint32) (*Draft, error) {

@@ -54,12 +54,18 @@ func (s *Service) appendKept(ctx context.Context, ses *session, st *state, pl *p
 		n = note{}
 	}
 	d, err := t.dir.KeptDraft(t.name, ses.draftDigits(), fileMode)
+	if errors.Is(err, drives.ErrDraftBusy) { // by an instance that is being replaced
+		err = failure.Wrap(err, failure.Conflict, "The upload is going on over another connection, try again in a moment")
+	}
 	if err != nil {
 		return 0, err
 	}
 	defer d.Close() //nolint:errcheck // complete has looked at the error where it counts
 	stored, err := s.cutKept(d, n.Stored, offset, total, rewind)
 	if err != nil {
+		if stored == 0 {
+			d.Discard() // there is nothing in it
+		}
 		return stored, err
 	}
 	end, err := s.copyKept(d, offset, total, &heardReader{src, &tn.heard})
@@ -67,6 +73,10 @@ func (s *Service) appendKept(ctx context.Context, ses *session, st *state, pl *p
 		if browserlink.StorageBroken(err) {
 			d.Discard()
 			s.save(ctx, ses, note{})
+			return 0, err
+		}
+		if stored == 0 {
+			d.Discard()
 			return 0, err
 		}
 		return stored, errors.Join(err, d.Truncate(stored))

@@ -77,7 +77,11 @@ func TestChunked(t *testing.T) {
 	want("too much", status, 400, body)
 	status, body = w.part(s, 4, 10, strings.NewReader("456789x"), -1) // without a length
 	want("too much, length unknown", status, 400, body)
+	uses := w.store.uses()
 	w.part(s, 4, 10, io.MultiReader(strings.NewReader("45"), iotest.ErrReader(errors.New("gone"))), 6) // breaks off
+	for end := time.Now().Add(2 * time.Second); w.store.uses() == uses && time.Now().Before(end); {    // if it has been sent at all
+		time.Sleep(time.Millisecond)
+	}
 	w.settle()
 	// The instance is killed: what was written and not acknowledged is cut.
 	drafts, _ := filepath.Glob(filepath.Join(w.dir, ".f.ucloud-upload-*"))
@@ -247,5 +251,37 @@ func TestStalledTurn(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestLatePart: a part that an instance which is being replaced still has in hand does not touch what the new one has
+// stored meanwhile.
+func TestLatePart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir(), nil)
+	s := w.session("/f", kindFile, replace, "CHUNKED")
+	other := newWorld(t, w.dir, func(o *Options) { o.Sessions = w.store })
+	moved := s
+	moved.Endpoint = strings.Replace(s.Endpoint, w.http.URL, other.http.URL, 1)
+	r, wr := io.Pipe()
+	var old sync.WaitGroup
+	old.Go(func() {
+		if status, _ := w.part(s, 0, 6, r, 6); status == 200 {
+			t.Error("the late part was successful")
+		}
+	})
+	wr.Write([]byte("abc"))
+	eventually(t, "the old instance has the draft", func() bool { return len(tree(t, w.dir)) == 1 })
+	if status, body := other.text(moved, 0, 6, "ABCDEF"); status != 409 || !strings.Contains(body, "try again") {
+		t.Errorf("%d %s", status, body)
+	}
+	wr.CloseWithError(io.ErrUnexpectedEOF)
+	old.Wait()
+	w.settle()
+	if status, body := other.text(moved, 0, 6, "ABCDEF"); status != 200 {
+		t.Errorf("%d %s", status, body)
+	}
+	if diff := cmp.Diff(map[string]string{"f": "ABCDEF"}, tree(t, w.dir)); diff != "" {
+		t.Error(diff)
 	}
 }

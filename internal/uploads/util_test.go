@@ -65,6 +65,7 @@ type memory struct {
 	closed   []string
 	done     map[string]bool
 	wills    map[string]string
+	consumed int
 	down     error // what every call fails with
 	n        int
 }
@@ -92,6 +93,7 @@ func (m *memory) Create(_ context.Context, purpose string, items []ipcapi.Sessio
 func (m *memory) Consume(_ context.Context, purpose, token string) (ipcapi.Session, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.consumed++
 	if m.down != nil {
 		return ipcapi.Session{}, m.down
 	}
@@ -133,6 +135,12 @@ func (m *memory) Close(_ context.Context, _, token string) error {
 	delete(m.sessions, token)
 	m.closed = append(m.closed, token)
 	return m.down
+}
+
+func (m *memory) uses() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.consumed
 }
 
 func (m *memory) fail(err error) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,24 +115,27 @@ func TestAnswersNotTaken(t *testing.T) {
 	}
 	w.narrow.Store(16 << 10)
 	c := w.dial(w.session("", folder, rename))
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	var files []listed
-	for i := range 2000 {
-		files = append(files, listed{int32(i), 1, someTime, "f"})
-	}
-	for k := 0; ; k++ {
-		for i := range files {
-			files[i].id = int32(k*len(files) + i)
+	eventually(t, "the connection is there", func() bool {
+		w.svc.mu.Lock()
+		defer w.svc.mu.Unlock()
+		return len(w.svc.conns) == 1
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var client sync.WaitGroup
+	client.Go(func() {
+		files := make([]listed, 2000)
+		for k := 0; ; k++ {
+			for i := range files {
+				files[i] = listed{int32(k*len(files) + i), 1, someTime, "f"}
+			}
+			if c.Write(ctx, websocket.MessageBinary, listing(files...)) != nil {
+				return
+			}
 		}
-		if err := c.Write(ctx, websocket.MessageBinary, listing(files...)); err != nil {
-			break
-		}
-	}
-	if ctx.Err() != nil {
-		t.Fatal("the server is patient for ever")
-	}
-	w.settle()
+	})
+	w.settle() // what the kernel still tells the client, and when, is not the server's
+	cancel()
+	client.Wait()
 }
 
 // TestJanitor: hidden files of killed processes go away after a day, and nothing else does.

@@ -740,7 +740,12 @@ func TestBrowserTransfer(t *testing.T) {
 	downloaded := func(name string) []byte {
 		t.Helper()
 		path := filepath.Join(p.downloads, name)
-		if !settles(func() bool { _, err := os.Stat(path); return err == nil }) {
+		if !settles(func() bool {
+			// The browser holds the name with an empty file while it writes beside it.
+			info, err := os.Stat(path)
+			unfinished, _ := filepath.Glob(filepath.Join(p.downloads, "*.crdownload"))
+			return err == nil && info.Size() > 0 && len(unfinished) == 0
+		}) {
 			left, _ := os.ReadDir(p.downloads)
 			p.shot("failed")
 			t.Fatalf("%s was not downloaded; there is %v; the console says %q", name, left, p.text("#message"))
@@ -750,8 +755,8 @@ func TestBrowserTransfer(t *testing.T) {
 		return data
 	}
 	p.open(root + "/big.bin")
-	if !bytes.Equal(downloaded("big.bin"), big) {
-		t.Error("big.bin came back different")
+	if got := downloaded("big.bin"); !bytes.Equal(got, big) {
+		t.Errorf("big.bin came back different: %d bytes, want %d", len(got), len(big))
 	}
 	p.tick(root + "/data set")
 	p.click("#download")

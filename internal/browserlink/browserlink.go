@@ -233,22 +233,3 @@ func (l *Links) Preflight(w http.ResponseWriter, r *http.Request, methods, heade
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
-
-// EachItem does the items of a bulk request. All are tried; the error is that of the first that failed, and says how
-// many did if there are several items (contract 10 section 1.3).
-func EachItem(n int, do func(i int) error) error {
-	var first error
-	failed := 0
-	for i := range n {
-		if err := do(i); err != nil {
-			failed++
-			if first == nil {
-				first = err
-			}
-		}
-	}
-	if first == nil || n == 1 {
-		return first
-	}
-	return failure.Wrap(first, failure.KindOf(first), "%s (%d of %d items failed)", failure.Why(first), failed, n)
-}

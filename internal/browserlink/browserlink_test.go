@@ -159,30 +159,6 @@ func TestDo(t *testing.T) {
 	}
 }
 
-func TestEachItem(t *testing.T) {
-	t.Parallel()
-	bad := failure.New(failure.Conflict, "Taken")
-	fail := func(which ...int) func(int) error {
-		return func(i int) error {
-			for _, w := range which {
-				if w == i {
-					return bad
-				}
-			}
-			return nil
-		}
-	}
-	if err := EachItem(3, fail()); err != nil {
-		t.Error(err)
-	}
-	if err := EachItem(1, fail(0)); failure.Why(err) != "Taken" {
-		t.Error(err)
-	}
-	if err := EachItem(3, fail(1, 2)); failure.Why(err) != "Taken (2 of 3 items failed)" || !failure.Is(err, failure.Conflict) {
-		t.Error(err)
-	}
-}
-
 // TestServerIsAway: every call says so in a way that the client may come again.
 func TestServerIsAway(t *testing.T) {
 	t.Parallel()

@@ -156,7 +156,7 @@ func (s *Service) Create(ctx context.Context, items []CreateDownload) ([]Downloa
 	defer cancel()
 	st := s.state.Load()
 	wants := make([]ipcapi.SessionItem, len(items))
-	err := browserlink.EachItem(len(items), func(i int) (err error) {
+	err := failure.EachItem(len(items), func(i int) (err error) {
 		wants[i], err = s.check(ctx, st, &items[i])
 		return err
 	})

@@ -107,6 +107,25 @@ func Why(err error) string {
 	return "An internal error occurred"
 }
 
+// EachItem does the items of a bulk request. All are tried; the error is that of the first that failed, and says how
+// many did if there are several items (contract 10 section 1.3).
+func EachItem(n int, do func(i int) error) error {
+	var first error
+	failed := 0
+	for i := range n {
+		if err := do(i); err != nil {
+			failed++
+			if first == nil {
+				first = err
+			}
+		}
+	}
+	if first == nil || n == 1 {
+		return first
+	}
+	return Wrap(first, KindOf(first), "%s (%d of %d items failed)", Why(first), failed, n)
+}
+
 // Body is the error document of the contract (contract 00 section 4).
 type Body struct {
 	StatusCode   int    `json:"statusCode"`

@@ -44,3 +44,27 @@ func TestStatusRoundTrip(t *testing.T) {
 		}
 	}
 }
+
+func TestEachItem(t *testing.T) {
+	t.Parallel()
+	bad := New(Conflict, "Taken")
+	fail := func(which ...int) func(int) error {
+		return func(i int) error {
+			for _, w := range which {
+				if w == i {
+					return bad
+				}
+			}
+			return nil
+		}
+	}
+	if err := EachItem(3, fail()); err != nil {
+		t.Error(err)
+	}
+	if err := EachItem(1, fail(0)); Why(err) != "Taken" {
+		t.Error(err)
+	}
+	if err := EachItem(3, fail(1, 2)); Why(err) != "Taken (2 of 3 items failed)" || !Is(err, Conflict) {
+		t.Error(err)
+	}
+}

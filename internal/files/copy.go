@@ -42,7 +42,7 @@ type copyPlace struct {
 func (s *Service) Copy(ctx context.Context, items []providerapi.MoveFile) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	return eachItem(len(items), func(i int) error { return s.copy(ctx, &items[i]) })
+	return failure.EachItem(len(items), func(i int) error { return s.copy(ctx, &items[i]) })
 }
 
 func (s *Service) copy(ctx context.Context, item *providerapi.MoveFile) error {

@@ -17,7 +17,7 @@ import (
 func (s *Service) Delete(ctx context.Context, items []providerapi.DeleteFile) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	return eachItem(len(items), func(i int) error { return s.deleteItem(ctx, &items[i]) })
+	return failure.EachItem(len(items), func(i int) error { return s.deleteItem(ctx, &items[i]) })
 }
 
 func (s *Service) deleteItem(ctx context.Context, item *providerapi.DeleteFile) error {
@@ -70,7 +70,7 @@ func deletePlace(p place) (drives.Node, error) {
 func (s *Service) EmptyTrash(ctx context.Context, items []providerapi.FileInDrive) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	return eachItem(len(items), func(i int) error { return s.emptyTrash(ctx, &items[i]) })
+	return failure.EachItem(len(items), func(i int) error { return s.emptyTrash(ctx, &items[i]) })
 }
 
 func (s *Service) emptyTrash(ctx context.Context, item *providerapi.FileInDrive) error {

@@ -19,25 +19,7 @@ const dirMode = 0o770
 func (s *Service) CreateFolders(ctx context.Context, items []providerapi.CreateFolder) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	return eachItem(len(items), func(i int) error { return s.createFolder(ctx, &items[i]) })
-}
-
-// eachItem does the items of a bulk request.
-func eachItem(n int, do func(i int) error) error {
-	var first error
-	failed := 0
-	for i := range n {
-		if err := do(i); err != nil {
-			failed++
-			if first == nil {
-				first = err
-			}
-		}
-	}
-	if first == nil || n == 1 {
-		return first
-	}
-	return failure.Wrap(first, failure.KindOf(first), "%s (%d of %d items failed)", failure.Why(first), failed, n)
+	return failure.EachItem(len(items), func(i int) error { return s.createFolder(ctx, &items[i]) })
 }
 
 func (s *Service) createFolder(ctx context.Context, item *providerapi.CreateFolder) error {

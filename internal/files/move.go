@@ -39,7 +39,7 @@ func (s *Service) changeable(st *state, d *providerapi.Drive, id string) (place,
 func (s *Service) Move(ctx context.Context, items []providerapi.MoveFile) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	return eachItem(len(items), func(i int) error { return s.move(ctx, &items[i]) })
+	return failure.EachItem(len(items), func(i int) error { return s.move(ctx, &items[i]) })
 }
 
 func (s *Service) move(ctx context.Context, item *providerapi.MoveFile) error {

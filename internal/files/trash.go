@@ -17,7 +17,7 @@ import (
 func (s *Service) Trash(ctx context.Context, items []providerapi.FileInDrive) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	return eachItem(len(items), func(i int) error { return s.trash(ctx, &items[i]) })
+	return failure.EachItem(len(items), func(i int) error { return s.trash(ctx, &items[i]) })
 }
 
 func (s *Service) trash(ctx context.Context, item *providerapi.FileInDrive) error {

@@ -232,7 +232,7 @@ func makeDriveFolder(ref drives.Ref, folder, name string) (madeFolder, error) {
 func (s *Service) DeleteDrives(ctx context.Context, items []providerapi.Drive) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	return eachItem(len(items), func(i int) error { return s.deleteDrive(ctx, &items[i]) })
+	return failure.EachItem(len(items), func(i int) error { return s.deleteDrive(ctx, &items[i]) })
 }
 
 func (s *Service) deleteDrive(ctx context.Context, d *providerapi.Drive) error {
@@ -274,7 +274,7 @@ func (s *Service) userDrive(ctx context.Context, d *providerapi.Drive) (p DriveP
 func (s *Service) RenameDrives(ctx context.Context, items []providerapi.RenameDrive) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	return eachItem(len(items), func(i int) error {
+	return failure.EachItem(len(items), func(i int) error {
 		if strings.TrimSpace(items[i].NewTitle) == "" || strings.Contains(items[i].NewTitle, "\n") {
 			return failure.New(failure.Invalid, "A drive needs a title of one line")
 		}

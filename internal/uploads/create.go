@@ -53,7 +53,7 @@ func (s *Service) Create(ctx context.Context, items []CreateUpload) ([]UploadSes
 	defer cancel()
 	records := make([]record, len(items))
 	wants := make([]ipcapi.SessionItem, len(items))
-	err := browserlink.EachItem(len(items), func(i int) (err error) {
+	err := failure.EachItem(len(items), func(i int) (err error) {
 		it := &items[i]
 		if records[i], err = s.check(ctx, it.ID, it.Type, it.SupportedProtocols, it.ConflictPolicy, &it.ResolvedCollection); err != nil {
 			return err

@@ -283,11 +283,7 @@ func TestCopyToAFullDisk(t *testing.T) {
 	t.Parallel()
 	base, _ := furnish(t)
 	far := filepath.Join(base, "far")
-	check(t, os.Mkdir(far, 0o770))
-	if err := unix.Mount("tmpfs", far, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() { check(t, unix.Unmount(far, unix.MNT_DETACH)) })
+	mountSmall(t, far, "size=1m")
 	check(t, os.MkdirAll(filepath.Join(base, "big"), 0o770))
 	for i := range 20 {
 		check(t, os.WriteFile(filepath.Join(base, "big", fmt.Sprint(i)), bytes.Repeat([]byte("x"), 200<<10), 0o600))

@@ -20,6 +20,7 @@ import (
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/testkit"
 )
 
 // faultEnv makes the test binary do one operation while the kernel answers a system call with an error.
@@ -249,6 +250,7 @@ func checkBroken(t *testing.T, op faultOp, before map[string]string, res faultRe
 // mountBtrfs makes a btrfs in a file and mounts it. It has what the usual test machine lacks: quotas and shared blocks.
 func mountBtrfs(t *testing.T, dir string) {
 	t.Helper()
+	testkit.Require(t, testkit.Root, testkit.Component("mkfs.btrfs", "btrfs", "mount"))
 	image := filepath.Join(t.TempDir(), "image")
 	check(t, os.WriteFile(image, nil, 0o600))
 	check(t, os.Truncate(image, 256<<20))

@@ -17,6 +17,7 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/tasks"
+	"ucloud-im/internal/testkit"
 )
 
 // fakeTasks runs tasks at once, in the call that submits them.
@@ -245,10 +246,7 @@ func TestFailedDelete(t *testing.T) {
 func mountSmall(t *testing.T, dir, options string) {
 	t.Helper()
 	check(t, os.MkdirAll(dir, 0o770))
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		t.Skipf("cannot mount a second file system: %v", err)
-	}
-	t.Cleanup(func() { check(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	testkit.Mount(t, "tmpfs", dir, "tmpfs", 0, options)
 }
 
 func TestEmptyTrash(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/testkit"
 )
 
 // searchIn makes a service that knows one drive.
@@ -244,9 +245,7 @@ func removeDeep(base string) {
 
 // TestSearchStays: not into other file systems, and not round in circles.
 func TestSearchStays(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for mounting")
-	}
+	testkit.Require(t, testkit.Root)
 	base := t.TempDir()
 	for _, dir := range []string{"far", "loop", "a/up", "side", "b/x", "c/d/e/f"} {
 		check(t, os.MkdirAll(filepath.Join(base, dir), 0o755))
@@ -254,11 +253,7 @@ func TestSearchStays(t *testing.T) {
 	touch(t, base, "b/x/hit", "hit", "c/d/hit")
 	mount := func(what, where, kind string, flags uintptr) {
 		t.Helper()
-		where = filepath.Join(base, where)
-		if err := unix.Mount(what, where, kind, flags, ""); err != nil {
-			t.Skipf("mount: %v", err)
-		}
-		t.Cleanup(func() { check(t, unix.Unmount(where, unix.MNT_DETACH)) })
+		testkit.Mount(t, what, filepath.Join(base, where), kind, flags, "")
 	}
 	mount("tmpfs", "far", "tmpfs", 0)
 	touch(t, base, "far/hit")

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -58,6 +59,18 @@ var Root = Requirement{Name: "root", Missing: func() error {
 	}
 	return nil
 }}
+
+// Mount mounts a file system (mount(2)) until the test ends. Where that is not possible a requirement is missing.
+func Mount(t testing.TB, what, where, kind string, flags uintptr, options string) {
+	t.Helper()
+	err := syscall.Mount(what, where, kind, flags, options)
+	Require(t, Requirement{Name: "mounting " + what, Missing: func() error { return err }})
+	t.Cleanup(func() {
+		if err := syscall.Unmount(where, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", where, err)
+		}
+	})
+}
 
 // Component is the requirement that programs are installed, each found by [Program].
 func Component(names ...string) Requirement {

@@ -23,6 +23,7 @@ import (
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/uploads"
 )
 
@@ -319,9 +320,7 @@ func prepare(tb testing.TB, dir, addr, target string, checked bool) {
 // may not read everything.
 func TestUnreadable(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can start a process of another account")
-	}
+	testkit.Require(t, testkit.Root)
 	const nobody = 65534
 	dir := t.TempDir()
 	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {

@@ -87,6 +87,7 @@ type Start struct {
 	Files     FilesSettings    `json:"files"`
 	Links     LinkSettings     `json:"links"`
 	Transfers TransferSettings `json:"transfers"`
+	Jobs      JobSettings      `json:"jobs"`
 }
 
 // FilesSettings are the settings of package files.

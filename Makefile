@@ -25,7 +25,9 @@ demo: setup build ## run Core's simulator, gateway and server; Ctrl-C stops it
 demo-clean: build ## remove what the demo created
 	@$(BIN)/ucloud-dev demo-clean
 
-test: setup build unit e2e fuzz ## everything
+test: setup build ## everything, with the Slurm of scripts/slurm, which is stopped in the end in any case
+	@trap 'scripts/slurm/stop || true' EXIT; \
+	for part in unit e2e fuzz; do $(MAKE) --no-print-directory $$part || exit; done
 
 unit:
 	$(RACE_GO) test $(TEST_FLAGS) ./internal/... ./cmd/...

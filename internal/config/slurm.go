@@ -30,6 +30,7 @@ type Slurm struct {
 	Sbatch                 Sbatch             `key:"sbatch" doc:"Directives of job scripts."`
 	Web                    Web                `key:"web" doc:"Web applications of jobs."`
 	VNC                    VNC                `key:"vnc" doc:"Remote desktops."`
+	TimeExtension          bool               `key:"timeExtension" default:"false" doc:"Users may give their jobs more time, up to maxTime. The service account has to be an operator of Slurm."`
 	Accounts               *AccountManagement `key:"accountManagement" need:"if managed; forbidden when unmanaged" doc:"Slurm accounts."`
 	Machines               Map[Machine]       `key:"machines" need:"yes" keys:"category" flags:"nonempty" doc:"Compute products by category name; each is one pair of partition and QoS."`
 }

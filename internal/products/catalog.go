@@ -59,12 +59,20 @@ type Features struct {
 	Trash           bool
 	StreamingSearch bool
 	Terminal        bool
+
+	// Jobs tells that jobs are taken; without it no machine has any feature, so that Core sends none.
+	Jobs          bool
+	Web, VNC      bool // sessions of jobs
+	Logs          bool
+	JobTerminal   bool
+	TimeExtension bool
 }
 
 // Options describe the catalogue.
 type Options struct {
 	Provider string    // our provider id
 	Storage  []Storage // services.fileSystems, in the order of the file
+	Compute  []Compute // services.slurm.machines, in the order of the file
 	Features Features
 }
 
@@ -72,6 +80,7 @@ type Options struct {
 type Catalog struct {
 	provider string
 	storage  []Storage
+	compute  []Compute
 	features Features
 }
 
@@ -98,7 +107,16 @@ func NewCatalog(o Options) (*Catalog, error) {
 		}
 		seen[s.Name] = true
 	}
-	return &Catalog{provider: o.Provider, storage: slices.Clone(o.Storage), features: o.Features}, nil
+	for _, c := range o.Compute {
+		if err := c.check(); err != nil {
+			return nil, err
+		}
+		if seen[c.Category] {
+			return nil, fmt.Errorf("products: %q is there twice", c.Category)
+		}
+		seen[c.Category] = true
+	}
+	return &Catalog{provider: o.Provider, storage: slices.Clone(o.Storage), compute: slices.Clone(o.Compute), features: o.Features}, nil
 }
 
 // Reference is the triple by which Core knows the storage product of a category. false: there is no such category.
@@ -118,9 +136,12 @@ func (c *Catalog) reference(s Storage) providerapi.ProductReference {
 
 // Categories are the names of all categories, in order.
 func (c *Catalog) Categories() []string {
-	names := make([]string, 0, len(c.storage))
+	names := make([]string, 0, len(c.storage)+len(c.compute))
 	for _, s := range c.storage {
 		names = append(names, s.Name)
+	}
+	for _, m := range c.compute {
+		names = append(names, m.Category)
 	}
 	return names
 }
@@ -132,8 +153,16 @@ func (c *Catalog) Products(category string) []providerapi.Product {
 			return []providerapi.Product{c.product(s)}
 		}
 	}
+	for _, m := range c.compute {
+		if m.Category == category {
+			return c.machines(m)
+		}
+	}
 	return nil
 }
+
+// has tells whether the category is one of the catalogue.
+func (c *Catalog) has(category string) bool { return slices.Contains(c.Categories(), category) }
 
 func (c *Catalog) product(s Storage) providerapi.Product {
 	frequency, _ := s.Payment.Interval.frequency()
@@ -183,9 +212,6 @@ func (c *Catalog) StorageSupport() []providerapi.FSSupport {
 	}
 	return all
 }
-
-// JobSupport answers jobs/retrieveProducts. There are no compute products yet.
-func (c *Catalog) JobSupport() []providerapi.JobSupport { return nil }
 
 // hash identifies what is declared of a category, hidden flags included, which Core does not give back.
 func hash(products []providerapi.Product) string {

@@ -39,7 +39,7 @@ const (
 type CategoryStatus struct {
 	Category string
 	State    State
-	Usable   bool   // drives may be registered in it
+	Usable   bool   // drives or jobs may be registered in it
 	Problem  string // in words, empty if there is none
 }
 
@@ -96,14 +96,13 @@ func (d *Declarer) SetCatalog(c *Catalog) {
 	}
 }
 
-// Declared tells whether Core is known to have the category and its product, so that drives may be registered in it.
+// Declared tells whether Core is known to have the category and its product, so that drives and jobs may be registered in it.
 // Only categories of the catalogue count.
 func (d *Declarer) Declared(category string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.status[category]
-	_, ours := d.catalog.Reference(category)
-	return ours && s != nil && s.Usable
+	return d.catalog.has(category) && s != nil && s.Usable
 }
 
 // Reference is [Catalog.Reference] of the present catalogue.

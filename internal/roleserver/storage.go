@@ -46,7 +46,10 @@ func (s *server) categoryDeclared(string) {
 
 // newCatalogue gives the products of the configuration.
 func newCatalogue(cfg *config.Config) (*products.Catalog, error) {
-	o := products.Options{Provider: cfg.Provider.ID.String(), Features: products.Features{Trash: cfg.Files.Trash.Enabled, StreamingSearch: true}}
+	o := products.Options{
+		Provider: cfg.Provider.ID.String(), Compute: computeProducts(cfg),
+		Features: products.Features{Trash: cfg.Files.Trash.Enabled, StreamingSearch: true},
+	}
 	for name, fs := range cfg.Services.FileSystems.All() {
 		o.Storage = append(o.Storage, products.Storage{
 			Name: name, ReadOnly: allReadOnly(fs), UserDrives: fs.UserDrives != nil,

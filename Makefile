@@ -27,7 +27,7 @@ demo-clean: build ## remove what the demo created
 
 test: setup build ## everything, with the Slurm of scripts/slurm, which is stopped in the end in any case
 	@trap 'scripts/slurm/stop || true' EXIT; \
-	for part in unit e2e fuzz; do $(MAKE) --no-print-directory $$part || exit; done
+	for part in unit e2e fuzz; do make --no-print-directory $$part || exit; done
 
 unit:
 	$(RACE_GO) test $(TEST_FLAGS) ./internal/... ./cmd/...

@@ -440,6 +440,40 @@ func TestConsoleStop(t *testing.T) {
 	}
 }
 
+// TestConsoleStale: what was being read for an upload that was stopped is not sent over the connection of another try.
+func TestConsoleStale(t *testing.T) {
+	p, u := peerPage(t)
+	u.early = true
+	eval[bool](p, `(() => {
+		const read = Blob.prototype.arrayBuffer;
+		window.held = [];
+		Blob.prototype.arrayBuffer = async function () { await new Promise((go) => held.push(go)); return read.call(this); };
+		return true;
+	})()`)
+	held := func(n int) {
+		t.Helper()
+		if !settles(func() bool { return eval[int](p, "held.length") == n }) {
+			t.Fatalf("%d parts are being read, not %d", eval[int](p, "held.length"), n)
+		}
+	}
+	p.do("choose a file", chromedp.SetUploadFiles("#upload-files", []string{filepath.Join(folder(t, "one", map[string]int64{"x": 20_000_000}), "x")}))
+	held(1)
+	p.do("stop", chromedp.Click("#uploads button:not([hidden])"))
+	p.uploadState("stopped")
+	p.do("try again", chromedp.Click("#uploads button:not([hidden])"))
+	held(2)
+	eval[bool](p, `(held[0](), true)`) // of the try that was stopped
+	eval[bool](p, `(setTimeout(held[1], 50), true)`)
+	held(3)
+	eval[bool](p, `(held[2](), true)`)
+	p.uploadState("done")
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if got := fmt.Sprint(u.chunks[""]); got != "[16000000 4000000]" {
+		t.Errorf("chunks %s", got)
+	}
+}
+
 // TestConsoleDrop drops files and folders, one of them empty and one nested, on the listing.
 func TestConsoleDrop(t *testing.T) {
 	p, u := peerPage(t)

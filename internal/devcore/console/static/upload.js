@@ -31,6 +31,7 @@ export class Upload {
 
   reset() {
     this.state = "waiting"; // waiting, running, done, failed, stopped
+    this.link = null; // the connection of this attempt; what still runs for an earlier one must find that it is over
     this.why = "";
     this.listed = 0; // announced files
     this.completed = 0; // the provider's count
@@ -43,7 +44,7 @@ export class Upload {
 
   // sent is how many bytes have left this page.
   get sent() {
-    return this.handed - (this.ws && this.state === "running" ? Math.min(this.ws.bufferedAmount, this.handed) : 0);
+    return this.handed - (this.link && this.state === "running" ? Math.min(this.link.ws.bufferedAmount, this.handed) : 0);
   }
 
   // rate is the speed of the last seconds in bytes per second.
@@ -64,19 +65,23 @@ export class Upload {
     if (this.state !== "running") return;
     this.state = state;
     this.why = why;
-    if (this.ws) this.ws.close(1000);
+    if (this.link) this.link.ws.close(1000);
     this.finish();
   }
+
+  // live tells whether a connection is that of the attempt that is running.
+  live(link) { return this.state === "running" && this.link === link; }
 
   // run goes through one session and returns when it has ended; state and why tell how.
   async run() {
     this.reset();
     this.state = "running";
+    const attempt = this.attempt = {}, over = () => this.state !== "running" || this.attempt !== attempt;
     const ended = new Promise((resolve) => { this.finish = resolve; });
     try {
-      this.source = this.files()[Symbol.asyncIterator]();
-      this.next = await this.source.next();
-      if (this.state !== "running") return;
+      const source = this.files()[Symbol.asyncIterator](), next = await source.next();
+      if (over()) return;
+      Object.assign(this, { source, next });
       if (this.next.done) {
         this.end("done", "There was nothing to upload. Folders without files are not uploaded.");
         return;
@@ -84,39 +89,46 @@ export class Upload {
       const res = await call("POST", "/api/files/upload", {
         items: [{ id: this.target, type: this.type, supportedProtocols: ["CHUNKED", "WEBSOCKET"], conflictPolicy: "RENAME" }],
       });
-      if (this.state !== "running") return;
+      if (over()) return;
       const { endpoint, protocol } = res.responses[0];
       if (protocol !== "WEBSOCKET_V2" && !(protocol === "WEBSOCKET" && this.type === "FOLDER")) {
         throw new Error("The provider wants the protocol " + protocol + ", which this page does not know");
       }
       this.open(endpoint);
     } catch (e) {
-      this.end("failed", e.message);
+      if (!over()) this.end("failed", e.message);
     }
     await ended;
   }
 
   open(endpoint) {
-    this.known = new Map(); // id -> file, until its content has been sent
-    this.wanted = []; // ids with OK; the last one is read first
-    this.reading = 0; // files being read
-    this.reserved = 0; // bytes being read
     const ws = new WebSocket(endpoint.replace(/^http/, "ws"));
-    this.ws = ws;
+    const link = {
+      ws,
+      known: new Map(), // id -> file, until its content has been sent
+      wanted: [], // ids with OK; the last one is read first
+      reading: 0, // files being read
+      reserved: 0, // bytes being read
+    };
+    this.link = link;
     ws.binaryType = "arraybuffer";
-    ws.onopen = () => this.announce();
-    ws.onmessage = (m) => { if (typeof m.data !== "string") this.receive(new DataView(m.data)); };
-    ws.onclose = (e) => this.end("failed",
-      e.reason || (e.code === 1006 ? "The connection to the provider was lost" : "The provider closed the connection (" + e.code + ")"));
+    ws.onopen = () => { if (this.live(link)) this.announce(link); };
+    ws.onmessage = (m) => { if (this.live(link) && typeof m.data !== "string") this.receive(link, new DataView(m.data)); };
+    ws.onclose = (e) => {
+      if (this.live(link)) {
+        this.end("failed",
+          e.reason || (e.code === 1006 ? "The connection to the provider was lost" : "The provider closed the connection (" + e.code + ")"));
+      }
+    };
   }
 
-  receive(view) {
+  receive(link, view) {
     for (let at = 0; at + 5 <= view.byteLength; at += 5) {
       const op = view.getUint8(at), n = view.getInt32(at + 1);
       if (op === OK) {
-        if (this.known.has(n)) this.wanted.push(n);
+        if (link.known.has(n)) link.wanted.push(n);
       } else if (op === SKIP) {
-        if (this.known.delete(n)) this.refused++;
+        if (link.known.delete(n)) this.refused++;
       } else if (op === FILES_COMPLETED) {
         this.completed = n;
       } else {
@@ -124,16 +136,16 @@ export class Upload {
         return;
       }
     }
-    this.pump();
-    if (this.completed >= this.listed && !this.announcing) {
+    this.pump(link);
+    if (this.completed >= this.listed && !link.announcing) {
       if (this.exhausted) this.end("done", "");
-      else this.announce();
+      else this.announce(link);
     }
   }
 
   // announce lists the next batch of files.
-  async announce() {
-    this.announcing = true;
+  async announce(link) {
+    link.announcing = true;
     let frame = [], length = 1;
     const flush = () => {
       if (!frame.length) return;
@@ -142,15 +154,15 @@ export class Upload {
       let at = 1;
       for (const entry of frame) { out.set(entry, at); at += entry.length; }
       frame = []; length = 1;
-      this.ws.send(out);
+      link.ws.send(out);
     };
     try {
-      for (let n = 0; n < listingBatch && !this.next.done && this.state === "running"; ) {
+      for (let n = 0; n < listingBatch && !this.next.done && this.live(link); ) {
         const { path, file } = this.next.value;
         if (file) {
           const entry = listing(this.listed, file, utf8.encode(path));
           if (length + entry.length > listingFrame) flush();
-          this.known.set(this.listed, file);
+          link.known.set(this.listed, file);
           frame.push(entry);
           length += entry.length;
           this.listed++;
@@ -158,103 +170,105 @@ export class Upload {
         } else {
           this.unreadable++;
         }
-        this.next = await this.source.next();
+        const next = await this.source.next();
+        if (!this.live(link)) return;
+        this.next = next;
       }
-      if (this.state !== "running") return;
+      if (!this.live(link)) return;
       flush();
       this.exhausted = this.next.done;
     } catch (e) {
-      this.end("failed", e.message);
+      if (this.live(link)) this.end("failed", e.message);
     } finally {
-      this.announcing = false;
+      link.announcing = false;
     }
-    if (this.state === "running" && this.exhausted && this.completed >= this.listed) this.end("done", "");
+    if (this.live(link) && this.exhausted && this.completed >= this.listed) this.end("done", "");
   }
 
-  pump() {
-    while (this.state === "running" && this.reading < filesInFlight && this.wanted.length) {
+  pump(link) {
+    while (this.live(link) && link.reading < filesInFlight && link.wanted.length) {
       // Small files are read together: one round to the browser's file system instead of one for each.
       const ids = [];
-      for (let bytes = 0; this.wanted.length && this.reading < filesInFlight && ids.length < readTogether; ) {
-        bytes += this.known.get(this.wanted[this.wanted.length - 1]).size;
+      for (let bytes = 0; link.wanted.length && link.reading < filesInFlight && ids.length < readTogether; ) {
+        bytes += link.known.get(link.wanted[link.wanted.length - 1]).size;
         if (ids.length && bytes > smallFiles) break;
-        ids.push(this.wanted.pop());
-        this.reading++;
+        ids.push(link.wanted.pop());
+        link.reading++;
       }
-      this.sendAll(ids).finally(() => {
-        this.reading -= ids.length;
-        this.pump();
+      this.sendAll(link, ids).finally(() => {
+        link.reading -= ids.length;
+        this.pump(link);
       });
     }
   }
 
-  async sendAll(ids) {
-    if (ids.length > 1 && (await this.sendTogether(ids).catch(() => false))) return;
-    for (const id of ids) await this.send(id, this.known.get(id)).catch(() => this.skip(id));
+  async sendAll(link, ids) {
+    if (ids.length > 1 && (await this.sendTogether(link, ids).catch(() => false))) return;
+    for (const id of ids) await this.send(link, id, link.known.get(id)).catch(() => this.skip(link, id));
   }
 
   // sendTogether reads several files at once. It fails, and nothing has been sent, when one of them cannot be read.
-  async sendTogether(ids) {
-    const files = ids.map((id) => this.known.get(id)), total = files.reduce((n, f) => n + f.size, 0);
-    await this.room(total);
-    if (this.state !== "running") return true;
-    this.reserved += total;
+  async sendTogether(link, ids) {
+    const files = ids.map((id) => link.known.get(id)), total = files.reduce((n, f) => n + f.size, 0);
+    await this.room(link, total);
+    if (!this.live(link)) return true;
+    link.reserved += total;
     let data;
     try {
       data = await new Blob(files).arrayBuffer();
     } finally {
-      this.reserved -= total;
+      link.reserved -= total;
     }
-    if (this.state !== "running") return true;
+    if (!this.live(link)) return true;
     if (data.byteLength !== total) return false;
     let at = 0;
     ids.forEach((id, i) => {
       const n = files[i].size, out = message(CHUNK, id, n);
       out.set(new Uint8Array(data, at, n), 5);
-      this.ws.send(out);
+      link.ws.send(out);
       this.handed += n;
-      this.known.delete(id);
+      link.known.delete(id);
       at += n;
     });
     return true;
   }
 
   // skip tells the provider that a file cannot be read; it throws away what it has of it.
-  skip(id) {
-    if (this.state !== "running") return;
+  skip(link, id) {
+    if (!this.live(link)) return;
     this.unreadable++;
-    this.known.delete(id);
-    this.ws.send(message(SKIP, id, 0));
+    link.known.delete(id);
+    link.ws.send(message(SKIP, id, 0));
   }
 
-  async send(id, file) {
+  async send(link, id, file) {
     for (let at = 0; at < file.size || at === 0; ) {
       const n = Math.min(chunkSize, file.size - at);
-      await this.room(n);
-      if (this.state !== "running") return;
-      this.reserved += n;
+      await this.room(link, n);
+      if (!this.live(link)) return;
+      link.reserved += n;
       let data;
       try {
         data = await file.slice(at, at + n).arrayBuffer();
       } finally {
-        this.reserved -= n;
+        link.reserved -= n;
       }
-      if (this.state !== "running") return;
+      if (!this.live(link)) return;
       if (data.byteLength !== n) throw new Error("the file has changed");
       const out = message(CHUNK, id, n);
       out.set(new Uint8Array(data), 5);
-      this.ws.send(out);
+      link.ws.send(out);
       this.handed += n;
       at += n;
       if (n === 0) break; // an empty file is one empty chunk
     }
-    this.known.delete(id);
+    link.known.delete(id);
   }
 
   // room waits until n more bytes may be in memory.
-  async room(n) {
-    while (this.state === "running") {
-      const held = this.reserved + this.ws.bufferedAmount;
+  async room(link, n) {
+    while (this.live(link)) {
+      const held = link.reserved + link.ws.bufferedAmount;
       if (held === 0 || held + n <= bufferLimit) return;
       await new Promise((r) => setTimeout(r, 5));
     }

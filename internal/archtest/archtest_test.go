@@ -131,9 +131,9 @@ func TestSimulatorStandsAlone(t *testing.T) {
 // its own or from one below.
 var layers = [][]string{
 	{"ident", "failure", "observability"},
-	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser"},
-	{"ipcapi", "config", "store", "coreapi"},
-	{"outbox", "onetime", "drives", "events", "products"},
+	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser", "shell", "software"},
+	{"ipcapi", "config", "store", "coreapi", "jobscript"},
+	{"outbox", "onetime", "drives", "events", "products", "jobrender"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance"},
 	{"fileserver", "integration", "operator", "gateway"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},

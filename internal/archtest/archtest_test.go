@@ -95,7 +95,7 @@ func TestImports(t *testing.T) {
 	}{
 		{"os/exec", []string{
 			"internal/launcher", "internal/localuser", "internal/instance", "internal/handover", "internal/driveplan",
-			"internal/cli", "internal/demo", "internal/testkit/...", "internal/config",
+			"internal/cli", "internal/demo", "internal/testkit/...", "internal/config", "internal/localengine", "internal/jobrunner",
 		}, "programs are started in few, named places"},
 		{"database/sql", []string{"internal/store/..."}, "nothing else knows SQL"},
 		{"github.com/jackc/pgx/v5", []string{"internal/store/...", "internal/testkit/storetest"}, "nothing else knows SQL"},
@@ -133,7 +133,7 @@ var layers = [][]string{
 	{"ident", "failure", "observability"},
 	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser", "shell", "software"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript"},
-	{"outbox", "onetime", "drives", "events", "products", "jobrender"},
+	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance"},
 	{"fileserver", "integration", "operator", "gateway"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},

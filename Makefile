@@ -6,8 +6,7 @@ export CGO_ENABLED ?= 0
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 BIN         := bin
-# The race detector needs cgo, for the test binaries only; what ships stays static.
-RACE_GO     := CGO_ENABLED=1 $(GO)
+# The race detector needs cgo (CGO_ENABLED=1 below), for the test binaries only; what ships stays static.
 TEST_FLAGS  ?= -race -timeout 20m
 FUZZ_TIME   ?= 3s
 
@@ -30,10 +29,10 @@ test: setup build ## everything, with the Slurm of scripts/slurm, which is stopp
 	for part in unit e2e fuzz; do make --no-print-directory $$part || exit; done
 
 unit:
-	$(RACE_GO) test $(TEST_FLAGS) ./internal/... ./cmd/...
+	@CGO_ENABLED=1 scripts/run-tests ./internal/... ./cmd/... -- $(TEST_FLAGS)
 
 e2e: build
-	$(RACE_GO) test -count=1 -timeout 30m -tags e2e ./test/...
+	@CGO_ENABLED=1 scripts/run-tests ./test/... -- -race -count=1 -timeout 30m -tags e2e
 
 fuzz: ## run each fuzz target for FUZZ_TIME
 	@scripts/fuzz $(FUZZ_TIME)

@@ -240,7 +240,7 @@ func TestDependencies(t *testing.T) {
 		return strings.Fields(string(out))
 	}
 	// Tools are used by their commands and imported nowhere.
-	used := []string{"honnef.co/go/tools", "mvdan.cc/gofumpt"}
+	used := []string{"gotest.tools/gotestsum", "honnef.co/go/tools", "mvdan.cc/gofumpt"}
 	modules := goList("-m", "-f", "{{.Path}}", "all")
 	for _, imported := range goList("-tags", "e2e,bench", "-f",
 		`{{join .Imports "\n"}}{{"\n"}}{{join .TestImports "\n"}}{{"\n"}}{{join .XTestImports "\n"}}`, "./...") {

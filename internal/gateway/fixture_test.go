@@ -23,6 +23,7 @@ import (
 	"ucloud-im/internal/auth"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/testkit"
 )
 
 func TestMain(m *testing.M) {
@@ -339,12 +340,7 @@ func (l *logBuffer) String() string {
 // eventually waits for a condition; the limit is generous because the machine may be busy.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if cond() {
-			return
-		}
-	}
-	t.Fatalf("%s did not happen", what)
+	testkit.Eventually(t, what, cond)
 }
 
 var errTest = errors.New("test")

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,7 @@ const (
 	envChild    = "GATEWAY_TEST_CHILD" // address to listen on
 	envChildKey = "GATEWAY_TEST_KEY"   // Core's public key
 	envChildTo  = "GATEWAY_TEST_TO"    // port of Alice's instance
+	envReady    = "GATEWAY_TEST_READY" // directory; a process that takes signals makes a file with its id there
 )
 
 var upgradeDrain = Drain{Grace: 1500 * time.Millisecond, Idle: 2 * time.Second, Requests: 20 * time.Second, Upgrades: 20 * time.Second}
@@ -96,6 +98,9 @@ func runChild(address string) error {
 	if err := sockets.Ready(); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(os.Getenv(envReady), fmt.Sprint(os.Getpid())), nil, 0o600); err != nil {
+		return err
+	}
 	if sig := <-signals; sig == syscall.SIGTERM {
 		s.Drain(context.Background(), Drain{})
 		return <-served
@@ -133,6 +138,12 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	t.Setenv(envChild, address)
 	t.Setenv(envChildKey, base64.StdEncoding.EncodeToString(x509.MarshalPKCS1PublicKey(&coreKey().PublicKey)))
 	t.Setenv(envChildTo, fmt.Sprint(instance.port()))
+	ready := t.TempDir()
+	t.Setenv(envReady, ready)
+	takesSignals := func(pid int) bool {
+		_, err := os.Stat(filepath.Join(ready, fmt.Sprint(pid)))
+		return err == nil
+	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -212,6 +223,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	for range 3 {
 		old := pids[len(pids)-1]
 		before := done.Load()
+		eventually(t, "the process takes signals", func() bool { return takesSignals(old) })
 		syscall.Kill(old, syscall.SIGUSR2)
 		var next int
 		eventually(t, "a successor", func() bool { next = childOf(old); return next != 0 })
@@ -234,7 +246,9 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	if err := <-first.Exited; err != nil {
 		t.Errorf("first process: %v", err)
 	}
-	syscall.Kill(pids[len(pids)-1], syscall.SIGTERM)
+	last := pids[len(pids)-1]
+	eventually(t, "the last process takes signals", func() bool { return takesSignals(last) })
+	syscall.Kill(last, syscall.SIGTERM)
 	eventually(t, "all processes end", func() bool {
 		for _, pid := range pids[1:] {
 			if running(pid) {

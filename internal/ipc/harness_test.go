@@ -21,6 +21,7 @@ import (
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/testkit"
 )
 
 // patience is for things that happen soon on an idle machine.
@@ -280,11 +281,7 @@ func (c *rawConn) mustFail(id uint32, want failure.Kind) {
 
 func eventually(tb testing.TB, what string, cond func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(patience); !cond(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("it does not happen that %s", what)
-		}
-	}
+	testkit.Eventually(tb, what, cond)
 }
 
 func receive[T any](tb testing.TB, what string, ch <-chan T) T {

@@ -22,6 +22,7 @@ import (
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/launcher"
+	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/testkit/accounts"
 )
 
@@ -453,13 +454,7 @@ func (w *world) eventually(what string, ok func() bool) {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(40 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("does not happen: %s", what)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	testkit.Eventually(t, what, ok)
 }
 
 func alive(pid int) bool {

@@ -167,7 +167,7 @@ func TestNewCodeReplacesOld(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow := make(chan Fetched, 1)
-	go func() { slow <- w.get(u, "/work?ms=5000") }()
+	go func() { slow <- w.get(u, "/work?ms=15000") }()
 	w.eventually("the slow request is under way", func() bool { return w.info(u).Active > 0 })
 	var ok bool
 	w.call(w.server, "Recheck", []ident.UCloudUser{userOf(u)}, &ok)

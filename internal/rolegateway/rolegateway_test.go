@@ -30,6 +30,7 @@ import (
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/testkit"
 )
 
 // envChild makes the test binary a gateway that reads its configuration from the directory it names.
@@ -322,12 +323,7 @@ func (s *site) get(path string) (int, string) {
 
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if cond() {
-			return
-		}
-	}
-	t.Fatalf("%s did not happen", what)
+	testkit.Eventually(t, what, cond)
 }
 
 const browse = "/ucloud/birch/files/browse"

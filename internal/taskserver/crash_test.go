@@ -50,9 +50,10 @@ func crashChild() {
 	fatal(json.Unmarshal([]byte(os.Getenv(crashEnv)), &setup))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	st, err := store.Open(ctx, store.Options{Path: setup.DB, Exclusive: true})
+	// An end that is asked for meanwhile waits for these.
+	st, err := store.Open(context.Background(), store.Options{Path: setup.DB, Exclusive: true})
 	fatal(err)
-	fatal(st.Update(ctx, func(tx *store.Tx) error { return tx.SeeUser(ada, time.Now()) }))
+	fatal(st.Update(context.Background(), func(tx *store.Tx) error { return tx.SeeUser(ada, time.Now()) }))
 	core, err := coreapi.New(coreapi.Options{BaseURL: setup.Core, Provider: "hpc-example", HTTP: &http.Client{}, Tokens: token{}})
 	fatal(err)
 	log := slog.New(slog.DiscardHandler)

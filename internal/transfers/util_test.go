@@ -33,6 +33,7 @@ import (
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/providerapi/apischema"
 	"ucloud-im/internal/tasks"
+	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/transfers/dial"
 	"ucloud-im/internal/uploads"
 )
@@ -594,9 +595,5 @@ func content(seed uint64, size int) string {
 
 func eventually(tb testing.TB, what string, cond func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			tb.Fatalf("it did not happen: %s", what)
-		}
-	}
+	testkit.Eventually(tb, what, cond)
 }

@@ -34,6 +34,7 @@ import (
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/testkit"
 )
 
 const (
@@ -452,11 +453,7 @@ func write(tb testing.TB, path, content string) {
 // eventually waits for a condition.
 func eventually(tb testing.TB, what string, cond func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			tb.Fatalf("it did not happen: %s", what)
-		}
-	}
+	testkit.Eventually(tb, what, cond)
 }
 
 func b64(u ident.UCloudUser) string { return base64.StdEncoding.EncodeToString([]byte(u)) }

@@ -18,7 +18,7 @@ import (
 // TestQuietConnections: the rules of contract 11 sections 2.3 and 2.5, with shorter times.
 func TestQuietConnections(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, t.TempDir(), func(o *Options) { o.ListingTimeout = 300 * time.Millisecond; o.Silence = 600 * time.Millisecond })
+	w := newWorld(t, t.TempDir(), func(o *Options) { o.ListingTimeout = 2 * time.Second; o.Silence = 4 * time.Second })
 	s := w.session("", folder, rename)
 	t.Run("no listing", func(t *testing.T) {
 		t.Parallel()
@@ -55,10 +55,10 @@ func TestQuietConnections(t *testing.T) {
 		c.expect(num(opOK, 0))
 		began := time.Now()
 		for range 10 { // one byte at a time, for longer than either limit
-			time.Sleep(150 * time.Millisecond)
+			time.Sleep(500 * time.Millisecond)
 			c.binary(chunk(0, "x"))
 		}
-		if time.Since(began) < 900*time.Millisecond {
+		if time.Since(began) < 4*time.Second {
 			t.Fatal("too quick")
 		}
 		c.expect(num(opCompleted, 1))
@@ -69,7 +69,7 @@ func TestQuietConnections(t *testing.T) {
 		c.binary(listing(listed{0, 1, someTime, "d"}))
 		c.expect(num(opOK, 0))
 		for range 8 {
-			time.Sleep(150 * time.Millisecond)
+			time.Sleep(600 * time.Millisecond)
 			c.Write(t.Context(), websocket.MessageText, []byte("ping"))
 			if op, _, ok := c.next(); !ok || op != 'T' {
 				t.Fatal(op, c.err)

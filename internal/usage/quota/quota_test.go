@@ -185,8 +185,11 @@ func (w *world) journal() (all []asked) {
 	}
 	for line := range strings.Lines(string(text)) {
 		var a asked
-		if err := json.Unmarshal([]byte(line), &a); err != nil {
+		if !strings.HasSuffix(line, "\n") {
 			return all // being written
+		}
+		if err := json.Unmarshal([]byte(line), &a); err != nil {
+			w.t.Fatal(err)
 		}
 		all = append(all, a)
 	}

@@ -17,8 +17,10 @@ import (
 // stores the job, JobSubmitted or JobRefused stores what sbatch has answered. A job of which neither is heard is looked
 // for in Slurm by its comment.
 var (
-	JobBegin     = ipc.Call[JobBeginning, JobGrant]{Name: "job.begin", Access: ipc.AccessMapped}
-	JobSubmitted = ipc.Call[JobSubmission, Empty]{Name: "job.submitted", Access: ipc.AccessMapped}
+	JobBegin = ipc.Call[JobBeginning, JobGrant]{Name: "job.begin", Access: ipc.AccessMapped}
+	// A conflict as the answer to JobSubmitted means that the leave was over, or that the job runs under another id: the
+	// instance has to cancel what it has submitted.
+	JobSubmitted = ipc.Call[JobSubmission, JobReceipt]{Name: "job.submitted", Access: ipc.AccessMapped}
 	JobRefused   = ipc.Call[JobRefusal, Empty]{Name: "job.refused", Access: ipc.AccessMapped}
 
 	// JobFind looks a job up by Core's id.
@@ -114,6 +116,11 @@ type JobSubmission struct {
 	OutputFolder string      `json:"outputFolder,omitempty"`
 	TimeMs       int64       `json:"timeMs"` // the time limit that was asked for
 	Targets      []JobTarget `json:"targets,omitempty"`
+}
+
+// JobReceipt is what Core gets as the answer to its create.
+type JobReceipt struct {
+	ProviderGeneratedID string `json:"providerGeneratedId"`
 }
 
 // JobTarget is an interface that an application declares while it is submitted (contract 21 section 5.1).

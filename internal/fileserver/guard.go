@@ -16,7 +16,7 @@ import (
 // Route declares a call of an instance. Every field is required.
 type Route struct {
 	Method  string
-	Path    string         // below /ucloud/{provider}/, without a slash at either end
+	Path    string         // below /ucloud/{provider}/, without a slash at either end; or the whole path, from /ucloud/ on
 	Class   hoptoken.Class // who may call
 	MaxBody int64          // bytes
 	Serve   func(w http.ResponseWriter, c *Call) error
@@ -60,7 +60,7 @@ func newGuard(o Options, routes []Route) *guard {
 	for _, r := range routes {
 		known := r.Class == hoptoken.ClassCore || r.Class == hoptoken.ClassBrowser
 		key := r.Method + " " + r.Path
-		if !known || r.MaxBody <= 0 || r.Serve == nil || r.Method == "" || strings.Trim(r.Path, "/") != r.Path || r.Path == "" {
+		if !known || r.MaxBody <= 0 || r.Serve == nil || r.Method == "" || !wellFormed(r.Path) {
 			panic(fmt.Sprintf("fileserver: route %q does not say who may call it, or is not complete", key))
 		}
 		if g.routes[key] != nil {
@@ -69,6 +69,12 @@ func newGuard(o Options, routes []Route) *guard {
 		g.routes[key] = &r
 	}
 	return g
+}
+
+// wellFormed tells whether a path may stand in a route.
+func wellFormed(path string) bool {
+	rest := strings.TrimPrefix(path, "/ucloud/")
+	return rest != "" && strings.Trim(rest, "/") == rest
 }
 
 // ServeHTTP implements [http.Handler]. The order is that of contract 01 section 5; nothing of the request's body is read
@@ -114,11 +120,14 @@ func (g *guard) check(r *http.Request) (hoptoken.Claims, *Route, error) {
 	if err := g.checkUser(r, claims.Class); err != nil {
 		return claims, nil, err
 	}
-	path, ok := strings.CutPrefix(r.URL.Path, g.prefix)
-	if !ok {
-		return claims, nil, errNoRoute
+	path := strings.TrimSuffix(r.URL.Path, "/")
+	route := g.routes[r.Method+" "+path]
+	if below, ok := strings.CutPrefix(path, g.prefix); ok && route == nil {
+		if strings.HasPrefix(below, "/") {
+			return claims, nil, errNoRoute
+		}
+		route = g.routes[r.Method+" "+below]
 	}
-	route := g.routes[r.Method+" "+strings.TrimSuffix(path, "/")]
 	if route == nil {
 		return claims, nil, errNoRoute
 	}

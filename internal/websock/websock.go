@@ -1,0 +1,176 @@
+// Package websock accepts the WebSockets of an instance: all of them, so that the bounds are in one place.
+//
+// # Trust
+//
+// The other end is a browser or a stranger until what it sends has been checked, and may then still be broken, slow or
+// hostile. It decides what arrives and when.
+//
+// # Properties, and the tests that prove them
+//
+//   - A message is read up to a bound that the caller gives (TestReadLimit).
+//   - A write ends: a peer that does not read loses its connection (TestWriteEnds).
+//   - A closure ends: the library reads what the peer still sends without a limit of time, for instance a frame that was
+//     announced with any length, so the connection is cut when the handshake has not come to its end (TestCloseEnds).
+//   - A peer that has vanished is noticed, if the caller asks for it (TestKeepAliveEnds).
+//   - The end of the connection in the middle of a message is an error, and not the end of the message (TestCut).
+package websock
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"ucloud-im/internal/failure"
+)
+
+const (
+	// DefaultWriteTimeout is how long the peer may take to accept a message.
+	DefaultWriteTimeout = 30 * time.Second
+	// closeTimeout is how long the peer may take to agree to the end.
+	closeTimeout = 3 * time.Second
+	// pongTimeout is how long the peer may take to answer a ping.
+	pongTimeout = 20 * time.Second
+)
+
+// HeaderNoBearer tells Core not to repeat its token in messages (contract 21 section 3.2).
+const HeaderNoBearer = "ucloud-no-bearer"
+
+// Options configure a connection.
+type Options struct {
+	ReadLimit    int64                   // bytes of a message; required
+	WriteTimeout time.Duration           // of [Conn.Send]; 0 means DefaultWriteTimeout
+	Wrap         func(net.Conn) net.Conn // looks at what is read and written; nil: nobody does
+	CloseTimeout time.Duration           // of [Conn.Close]; for tests
+}
+
+// Conn is a connection. Reading is for one goroutine at a time, everything else for any.
+type Conn struct {
+	*websocket.Conn
+	raw   net.Conn
+	write time.Duration
+	close time.Duration
+}
+
+// IsUpgrade tells whether the request asks for a WebSocket.
+func IsUpgrade(r *http.Request) bool { return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") }
+
+// ErrNotUpgrade is the answer to a request that does not.
+func ErrNotUpgrade() error {
+	return failure.New(failure.Invalid, "This address is for WebSockets")
+}
+
+// Accept upgrades the request. Who may connect, and from which page, must have been checked. When it fails the request
+// has been answered.
+func Accept(w http.ResponseWriter, r *http.Request, o Options) (*Conn, error) {
+	if o.ReadLimit <= 0 {
+		panic("websock: no bound for messages")
+	}
+	if o.WriteTimeout <= 0 {
+		o.WriteTimeout = DefaultWriteTimeout
+	}
+	if o.CloseTimeout <= 0 {
+		o.CloseTimeout = closeTimeout
+	}
+	h := &hijacker{ResponseWriter: w, wrap: o.Wrap}
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // the caller knows which pages may connect
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("upgrade: %w", err)
+	}
+	ws.SetReadLimit(o.ReadLimit)
+	return &Conn{Conn: ws, raw: h.raw, write: o.WriteTimeout, close: o.CloseTimeout}, nil
+}
+
+// Close tells the peer about the end, and why, and ends the connection. It takes a bounded time whatever the peer does.
+func (c *Conn) Close(code websocket.StatusCode, reason string) error {
+	cut := time.AfterFunc(c.close, func() { c.raw.Close() }) //nolint:errcheck // it is to end
+	defer cut.Stop()
+	return c.Conn.Close(code, reason)
+}
+
+// ErrText is a message that is not text.
+var ErrText = errors.New("text is expected")
+
+// ReadText gives the next message, which must be text.
+func (c *Conn) ReadText(ctx context.Context) ([]byte, error) {
+	kind, data, err := c.Read(ctx)
+	if err == nil && kind != websocket.MessageText {
+		err = ErrText
+	}
+	return data, err
+}
+
+// Send sends a text message. A peer that does not take it in time loses the connection.
+func (c *Conn) Send(ctx context.Context, text []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, c.write)
+	defer cancel()
+	return c.Write(ctx, websocket.MessageText, text)
+}
+
+// KeepAlive pings the peer now and then, until ctx ends or the peer does not answer: then the connection is cut. Somebody
+// must be reading.
+func (c *Conn) KeepAlive(ctx context.Context, interval time.Duration) {
+	t := time.NewTicker(interval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		limit, cancel := context.WithTimeout(ctx, min(pongTimeout, interval))
+		err := c.Ping(limit)
+		cancel()
+		if err != nil {
+			c.CloseNow() //nolint:errcheck // it is to end
+			return
+		}
+	}
+}
+
+// hijacker hands out the connection so that we can reach it later.
+type hijacker struct {
+	http.ResponseWriter
+	wrap func(net.Conn) net.Conn
+	raw  net.Conn
+}
+
+// Hijack implements [http.Hijacker].
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, errors.Join(errors.New("take over the connection"), err)
+	}
+	c = &whole{c}
+	if h.wrap != nil {
+		c = h.wrap(c)
+	}
+	h.raw = c
+	return c, rw, nil
+}
+
+// whole turns the end of the connection into an error, since the library takes it for the end of a message. A peer that
+// ends in the proper way says so first.
+type whole struct{ net.Conn }
+
+// ErrCut is a connection that ends without a closing handshake.
+var ErrCut = errors.New("the connection was cut")
+
+// Read implements [net.Conn].
+func (w *whole) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = ErrCut
+	}
+	return n, err
+}

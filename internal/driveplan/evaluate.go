@@ -72,7 +72,7 @@ func (p *Planner) wanted(ctx context.Context, owner ident.Owner) (all []located,
 	if err != nil {
 		return nil, false, fmt.Errorf("read allocations: %w", err)
 	}
-	vars, err := variables(ctx, p.o.Accounts, owner, project)
+	vars, err := Variables(ctx, p.o.Accounts, owner, project)
 	if err != nil {
 		return nil, false, err
 	}

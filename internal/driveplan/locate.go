@@ -263,8 +263,8 @@ type Accounts interface {
 	ProjectGroup(ctx context.Context, p ident.ProjectID) (Group, bool, error)
 }
 
-// variables collects what is known about an owner. project is nil for users.
-func variables(ctx context.Context, a Accounts, owner ident.Owner, project *store.Project) (Vars, error) {
+// Variables collects what is known about an owner. project is nil for users.
+func Variables(ctx context.Context, a Accounts, owner ident.Owner, project *store.Project) (Vars, error) {
 	v := Vars{}
 	if !owner.IsProject() {
 		v[VarUCloudUsername] = string(owner.User)
@@ -296,7 +296,7 @@ func variables(ctx context.Context, a Accounts, owner ident.Owner, project *stor
 
 // memberVariables adds what is known about a member of a project.
 func memberVariables(ctx context.Context, a Accounts, member ident.UCloudUser, v Vars) error {
-	own, err := variables(ctx, a, ident.Owner{User: member}, nil)
+	own, err := Variables(ctx, a, ident.Owner{User: member}, nil)
 	maps.Copy(v, own)
 	return err
 }

@@ -135,7 +135,7 @@ func answer(path string) func(context.Context, Vars) (Found, error) {
 func TestGroupWithoutName(t *testing.T) {
 	t.Parallel()
 	a := &fakeAccounts{users: map[ident.UCloudUser]Account{"u": {Name: "u1", UID: 7}}}
-	v, err := variables(t.Context(), a, ident.Owner{User: "u"}, nil)
+	v, err := Variables(t.Context(), a, ident.Owner{User: "u"}, nil)
 	if _, ok := v[VarLocalPrimaryGroup]; ok || err != nil || v[VarUID] != "7" {
 		t.Fatalf("variables %v, %v", v, err)
 	}

@@ -40,7 +40,7 @@ func (p *Planner) Recommend(ctx context.Context, d store.Drive) (Recommendation,
 			return Recommendation{}, fmt.Errorf("read the project of a drive: %w", err)
 		}
 	}
-	vars, err := variables(ctx, p.o.Accounts, d.Owner, project)
+	vars, err := Variables(ctx, p.o.Accounts, d.Owner, project)
 	if err != nil {
 		return Recommendation{}, err
 	}

@@ -53,6 +53,10 @@ var known = map[string]traits{
 	HookQuotaUpdated: {changes: true, timeout: 300 * time.Second, concurrency: 1},
 	HookUsage:        {needsReply: true, concurrency: 4},
 	HookDriveRemoved: {changes: true, timeout: 300 * time.Second, concurrency: 1},
+
+	HookAccountMapper:    {needsReply: true, timeout: 15 * time.Second, concurrency: 4},
+	HookProjectUpdated:   {changes: true, timeout: 120 * time.Second, concurrency: 1},
+	HookUserDisconnected: {changes: true, timeout: 60 * time.Second, concurrency: 1},
 }
 
 // maxTimeout is the longest time limit (contract 42 SCR-6).

@@ -58,6 +58,8 @@ type Service struct {
 	log   *slog.Logger
 	wake  chan struct{} // holds one element: measure
 	dirty chan struct{} // holds one element: report
+	// reporter sends what is due.
+	reporter *Reporter
 
 	mu         sync.Mutex // guards what follows
 	categories map[string]Category
@@ -86,6 +88,7 @@ func New(o Options) (*Service, error) {
 		o: o, log: o.Log.With("part", "usage"), wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 		busy: map[string]bool{}, running: map[string]int{}, needScan: map[string]time.Time{}, clashes: map[string]bool{},
 	}
+	s.reporter = &Reporter{Provider: o.Provider, Store: o.Store, Core: o.Core, Put: (*store.Tx).PutUsageReport, Log: s.log}
 	return s, s.SetCategories(o.Categories)
 }
 

@@ -1,0 +1,368 @@
+package slurmaccounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ucloud-im/internal/driveplan"
+	"ucloud-im/internal/failure"
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/scripts"
+	"ucloud-im/internal/store"
+)
+
+// Variables of a mapper beside those of locators (contract 22 section 3, both the documented and the real ones).
+const (
+	varProductCategory = "productCategory"
+	varPartition       = "partition"
+	varQoS             = "qos"
+	varEntityType      = "entityType"
+)
+
+// Account is the Slurm account that a user's job in a workspace is charged to. choice is what the user chose; it counts
+// only where the choice is the user's. user must have been found to be the owner, or a member of the project. Errors are
+// for the user to read.
+func (s *Service) Account(ctx context.Context, owner ident.Owner, user ident.UCloudUser, category, choice string) (string, error) {
+	set := s.current()
+	c, ok := set.category(category)
+	if !ok {
+		return "", failure.New(failure.Invalid, "There is no machine type %q at this provider", category)
+	}
+	stored, project, err := s.stored(ctx, owner, category)
+	if err != nil {
+		return "", err
+	}
+	if stored != "" {
+		return stored, nil
+	}
+	if set.Mapping.choice() || personal(project, s.o.Provider) {
+		return s.chosen(ctx, user, category, choice)
+	}
+	name, err := s.mapped(ctx, set, owner, project, c)
+	if err != nil {
+		return "", missing(err, category)
+	}
+	if name == "" {
+		return "", failure.New(failure.Invalid, "The workspace has no Slurm account in category %s: the provider gives it none. Ask the provider's support.", category)
+	}
+	return s.keep(ctx, owner, category, name)
+}
+
+// missing gives an error the sentence that users see.
+func missing(err error, category string) error {
+	why := ""
+	if e, ok := errors.AsType[*scripts.Error](err); ok {
+		if why = e.UserMessage; why == "" {
+			why = "the provider's script failed. Try again later, or ask the provider's support"
+		}
+	} else if e, ok := errors.AsType[*failure.Error](err); ok {
+		why = e.Why
+	}
+	kind := failure.KindOf(err)
+	if kind == failure.Internal && why != "" {
+		kind = failure.Invalid
+	}
+	if why == "" {
+		why = "it cannot be found out at present"
+	}
+	return failure.Wrap(err, kind, "The workspace has no Slurm account in category %s: %s", category, why)
+}
+
+// stored is the account that is stored; empty: none.
+func (s *Service) stored(ctx context.Context, owner ident.Owner, category string) (account string, project *store.Project, err error) {
+	err = s.o.Store.View(ctx, func(tx *store.Tx) error {
+		account, project = "", nil
+		a, err := tx.SlurmAccount(owner, category)
+		if err == nil {
+			account = a.Account
+			return nil
+		}
+		if !errors.Is(err, store.ErrNotFound) || !owner.IsProject() {
+			return ignoreMissing(err)
+		}
+		p, err := tx.Project(owner.Project)
+		if err == nil {
+			project = &p
+		}
+		return ignoreMissing(err)
+	})
+	return account, project, err
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// personal tells whether a project is somebody's personal project at this provider, which has no account of its own
+// (contract 22 section 3).
+func personal(p *store.Project, provider string) bool {
+	return p != nil && p.Document.Status.PersonalProviderProjectFor != nil && *p.Document.Status.PersonalProviderProjectFor == provider
+}
+
+// mapped asks the mapping. An empty name means that it gives none.
+func (s *Service) mapped(ctx context.Context, set *Settings, owner ident.Owner, project *store.Project, c Category) (string, error) {
+	vars, err := s.variables(ctx, set, owner, project, c)
+	if err != nil {
+		return "", err
+	}
+	var name string
+	if set.Mapping.Script != nil {
+		if name, err = set.Mapping.Script(ctx, owner, vars); err != nil || name == "" {
+			return "", err
+		}
+	} else {
+		pattern := set.Mapping.Users
+		if owner.IsProject() {
+			pattern = set.Mapping.Projects
+		}
+		if pattern == nil {
+			return "", nil
+		}
+		if name, err = pattern(vars); err != nil {
+			return "", failure.Wrap(err, failure.Invalid, "the provider's pattern for accounts needs something that this workspace does not have")
+		}
+		name = strings.ToLower(name)
+	}
+	if strings.Contains(name, "#{") {
+		return "", failure.New(failure.Invalid, "the name %q still has a placeholder", name)
+	}
+	return name, checkName(name)
+}
+
+// variables are what a mapping is given. An owner who is not known on this machine is an error: the account that came of
+// it would be kept for ever.
+func (s *Service) variables(ctx context.Context, set *Settings, owner ident.Owner, project *store.Project, c Category) (driveplan.Vars, error) {
+	v, err := driveplan.Variables(ctx, s.o.Accounts, owner, project)
+	if err != nil {
+		return nil, err
+	}
+	v[driveplan.VarProviderID], v[driveplan.VarCategoryName], v[varProductCategory] = s.o.Provider, c.Name, c.Name
+	v[varPartition], v[varQoS] = c.Partition, c.QoS
+	if owner.IsProject() {
+		v[varEntityType] = "Project"
+		if v[driveplan.VarLocalGroupName] == "" {
+			return nil, failure.New(failure.Invalid, "the project has no group at this provider yet")
+		}
+		return v, nil
+	}
+	v[varEntityType] = "User"
+	if v[driveplan.VarLocalUsername] == "" {
+		return nil, failure.New(failure.Invalid, "the user is not connected to this provider")
+	}
+	if set.Mapping.LocalName {
+		v[driveplan.VarUCloudUsername] = v[driveplan.VarLocalUsername]
+	}
+	return v, nil
+}
+
+// keep stores what a mapping has said, unless another evaluation was faster, and has the account made.
+func (s *Service) keep(ctx context.Context, owner ident.Owner, category, name string) (string, error) {
+	s.evaluating.Lock()
+	defer s.evaluating.Unlock()
+	err := s.o.Store.Update(ctx, func(tx *store.Tx) error {
+		a, err := tx.SlurmAccount(owner, category)
+		switch {
+		case err == nil:
+			name = a.Account
+			return nil
+		case !errors.Is(err, store.ErrNotFound):
+			return err
+		}
+		return tx.PutSlurmAccount(store.SlurmAccount{Owner: owner, Category: category, Account: name, CreatedAt: time.Now()})
+	})
+	if errors.Is(err, store.ErrConflict) {
+		s.log.Error("two workspaces would share a Slurm account; the second has none", "account", name, "owner", owner.Reference(), "category", category)
+		return "", failure.Wrap(err, failure.Conflict, "The workspace has no Slurm account in category %s: the account that it should have belongs to another workspace. Ask the provider's support.", category)
+	}
+	if err != nil {
+		return "", err
+	}
+	s.Changed(owner)
+	return name, nil
+}
+
+// chosen takes the user's choice. Slurm itself enforces that the user may use the account.
+func (s *Service) chosen(ctx context.Context, user ident.UCloudUser, category, choice string) (string, error) {
+	all, err := s.accountsOf(ctx, user)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case choice != "" && slices.Contains(all, choice):
+		return choice, nil
+	case choice != "":
+		return "", failure.New(failure.Invalid, "You cannot use the Slurm account %q. %s", choice, have(all))
+	case len(all) == 1:
+		return all[0], nil
+	case len(all) == 0:
+		return "", failure.New(failure.Invalid, "The workspace has no Slurm account in category %s: you are in none. Ask the provider's support.", category)
+	}
+	return "", failure.New(failure.Invalid, "You have several Slurm accounts, and it is not clear which one the job is for. Choose one: %s", strings.Join(all, ", "))
+}
+
+func have(all []string) string {
+	if len(all) == 0 {
+		return "You have none."
+	}
+	return "You have: " + strings.Join(all, ", ") + "."
+}
+
+// accountsOf are the accounts that a user is in, as Slurm says.
+func (s *Service) accountsOf(ctx context.Context, user ident.UCloudUser) ([]string, error) {
+	account, ok, err := s.o.Accounts.LocalAccount(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, failure.New(failure.Forbidden, "You are not connected to this provider")
+	}
+	if s.o.Cluster == nil {
+		return nil, nil
+	}
+	all, err := s.o.Cluster.AccountsOf(ctx, account.Name)
+	if err != nil {
+		return nil, failure.Wrap(err, failure.Unavailable, "Slurm does not tell at present which accounts you have. Try again later.")
+	}
+	all = slices.DeleteFunc(slices.Clone(all), func(a string) bool { return checkName(a) != nil })
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// Choices are the accounts among which a user may choose in a workspace. mapped: there is nothing to choose, the provider
+// knows the account.
+func (s *Service) Choices(ctx context.Context, owner ident.Owner, user ident.UCloudUser) (mapped bool, accounts []string, err error) {
+	set := s.current()
+	if !set.Mapping.choice() {
+		var project *store.Project
+		if owner.IsProject() {
+			err := s.o.Store.View(ctx, func(tx *store.Tx) error {
+				p, err := tx.Project(owner.Project)
+				if err == nil {
+					project = &p
+				}
+				return ignoreMissing(err)
+			})
+			if err != nil {
+				return false, nil, err
+			}
+		}
+		if !personal(project, s.o.Provider) {
+			return true, nil, nil
+		}
+	}
+	accounts, err = s.accountsOf(ctx, user)
+	return false, accounts, err
+}
+
+// OwnerOf is the reverse: the workspace to which an account belongs in a category. found is false for accounts that are
+// not known here.
+func (s *Service) OwnerOf(ctx context.Context, account, category string) (owner ident.Owner, found bool, err error) {
+	err = s.o.Store.View(ctx, func(tx *store.Tx) error {
+		owner, found = ident.Owner{}, false
+		all, err := tx.SlurmAccountOwners(account)
+		for _, a := range all {
+			if a.Category == category {
+				owner, found = a.Owner, true
+			}
+		}
+		return err
+	})
+	return owner, found, err
+}
+
+// Outcome is what an evaluation came to.
+type Outcome struct {
+	Owner    ident.Owner
+	Category string
+	Before   string // empty: there was no account
+	After    string
+}
+
+// Reevaluate asks the mapping again, whatever is stored, and stores what it says. If it says nothing the entry is
+// removed; if it fails the entry stays. With dryRun nothing is stored. Jobs that run stay charged to the workspace that
+// started them; an account in Slurm that belongs to nobody any more is locked and never deleted.
+func (s *Service) Reevaluate(ctx context.Context, owner ident.Owner, category string, dryRun bool) (Outcome, error) {
+	out := Outcome{Owner: owner, Category: category}
+	set := s.current()
+	c, ok := set.category(category)
+	if !ok {
+		return out, failure.New(failure.NotFound, "there is no machine category %q in the configuration", category)
+	}
+	var project *store.Project
+	err := s.o.Store.View(ctx, func(tx *store.Tx) error {
+		out.Before, project = "", nil
+		a, err := tx.SlurmAccount(owner, category)
+		if err == nil {
+			out.Before = a.Account
+		}
+		if err = ignoreMissing(err); err != nil || !owner.IsProject() {
+			return err
+		}
+		p, err := tx.Project(owner.Project)
+		if err == nil {
+			project = &p
+		}
+		return ignoreMissing(err)
+	})
+	if err != nil {
+		return out, err
+	}
+	if !set.Mapping.choice() && !personal(project, s.o.Provider) {
+		if out.After, err = s.mapped(ctx, set, owner, project, c); err != nil {
+			return out, operatorError(err)
+		}
+	}
+	if dryRun || out.After == out.Before {
+		if !dryRun {
+			s.lookAgain(out.After, owner)
+		}
+		return out, nil
+	}
+	s.evaluating.Lock()
+	defer s.evaluating.Unlock()
+	err = s.o.Store.Update(ctx, func(tx *store.Tx) error {
+		if out.After == "" {
+			return tx.DeleteSlurmAccount(owner, category)
+		}
+		return tx.PutSlurmAccount(store.SlurmAccount{Owner: owner, Category: category, Account: out.After, CreatedAt: time.Now()})
+	})
+	if errors.Is(err, store.ErrConflict) {
+		return out, failure.Wrap(err, failure.Conflict, "the account %s belongs to another workspace", out.After)
+	}
+	if err != nil {
+		return out, err
+	}
+	s.mu.Lock()
+	s.everyone = true // the old account belongs to nobody now
+	s.mu.Unlock()
+	s.lookAgain(out.After, owner)
+	return out, nil
+}
+
+// lookAgain has the work on an account done anew, also if it waits for an operator.
+func (s *Service) lookAgain(account string, owner ident.Owner) {
+	s.mu.Lock()
+	if account != "" {
+		s.again[account] = true
+	}
+	s.mu.Unlock()
+	s.Changed(owner)
+}
+
+// operatorError makes what a mapping failed with readable for operators.
+func operatorError(err error) error {
+	if e, ok := errors.AsType[*scripts.Error](err); ok {
+		return failure.Wrap(err, failure.Unavailable, "the mapper failed: %s: %s; see \"ucloud scripts\"", e.Kind, e.Message)
+	}
+	if e, ok := errors.AsType[*failure.Error](err); ok && e.Cause != nil {
+		return failure.Wrap(err, e.Kind, "%s: %v", e.Why, e.Cause)
+	}
+	return fmt.Errorf("evaluate the mapper: %w", err)
+}

@@ -63,6 +63,12 @@ func (ex *exchange) finish(r *http.Request) {
 	if ex.in != nil {
 		attrs = append(attrs, slog.Any("uid", ex.in.route.UID), slog.Uint64("route", ex.in.route.ID))
 	}
+	if ex.target == targetWeb {
+		attrs = append(attrs, slog.String("host", clip(r.Host)))
+	}
+	if ex.app != nil {
+		attrs = append(attrs, slog.String("interface", ex.app.route.ID))
+	}
 	switch {
 	case ex.err != nil:
 		attrs = append(attrs, slog.String("error", clip(ex.err.Error())))
@@ -74,6 +80,9 @@ func (ex *exchange) finish(r *http.Request) {
 
 // loggedPath is the cleaned path, or what came if it could not be cleaned.
 func (ex *exchange) loggedPath(r *http.Request) string {
+	if ex.target == targetWeb {
+		return "(application)" // paths of applications name users' files, and some have secrets in them
+	}
 	if ex.path != "" {
 		return ex.path
 	}

@@ -136,6 +136,7 @@ type control struct {
 	mu    sync.Mutex
 	wake  func(ctx context.Context, user ident.UCloudUser) (*Route, string, error)
 	token func(ctx context.Context, user ident.UCloudUser, hash [32]byte) (bool, error)
+	web   func(ctx context.Context, kind WebKind, host string, hash [32]byte) (*WebSession, error)
 	wakes int
 }
 
@@ -158,6 +159,22 @@ func (c *control) TokenOpen(ctx context.Context, user ident.UCloudUser, hash [32
 		return false, nil
 	}
 	return f(ctx, user, hash)
+}
+
+func (c *control) WebExchange(ctx context.Context, kind WebKind, host string, hash [32]byte) (*WebSession, error) {
+	c.mu.Lock()
+	f := c.web
+	c.mu.Unlock()
+	if f == nil {
+		return nil, nil
+	}
+	return f(ctx, kind, host, hash)
+}
+
+func (c *control) onWeb(f func(ctx context.Context, kind WebKind, host string, hash [32]byte) (*WebSession, error)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.web = f
 }
 
 func (c *control) onWake(f func(ctx context.Context, user ident.UCloudUser) (*Route, string, error)) {

@@ -229,6 +229,10 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 // header names, so a client cannot make it drop what is set here.
 func (ex *exchange) rewrite(p *httputil.ProxyRequest) {
 	h := p.Out.Header
+	if ex.app != nil {
+		ex.rewriteForApp(p)
+		return
+	}
 	p.Out.URL = &url.URL{Path: ex.path, RawQuery: p.Out.URL.RawQuery}
 	p.Out.Host = p.In.Host
 	h[observability.HeaderRequestID] = []string{ex.id}
@@ -261,7 +265,10 @@ func (ex *exchange) rewrite(p *httputil.ProxyRequest) {
 // modifyResponse cleans the head of an answer.
 func (ex *exchange) modifyResponse(res *http.Response) error {
 	removeInternalHeaders(res.Header)
-	if ex.target != targetServer {
+	switch {
+	case ex.app != nil:
+		cleanAppAnswer(res.Header)
+	case ex.target != targetServer:
 		// An instance answers under the provider's name and can be anything its user likes. It must not be able to act on
 		// the provider's own pages in somebody's browser.
 		for _, name := range [...]string{"Set-Cookie", "Clear-Site-Data", "Strict-Transport-Security", "Service-Worker-Allowed", "Alt-Svc"} {
@@ -309,6 +316,10 @@ func (ex *exchange) fail(err error) {
 	h.Set("Cache-Control", "no-store")
 	if errors.Is(err, errMisdirected) {
 		writeMisdirected(&ex.w)
+		return
+	}
+	if ex.target == targetWeb || ex.target == targetDesktop {
+		ex.failWeb(err)
 		return
 	}
 	failure.WriteHTTP(&ex.w, classifyError(err))

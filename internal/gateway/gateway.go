@@ -65,6 +65,9 @@ func New(o Options, s Settings) (*Gateway, error) {
 		return s.Limits.MaxConnectionsPerIP, s.TrustedProxies
 	})
 	o.Routes.check = o.CheckListener
+	if o.Web != nil {
+		o.Web.check = o.CheckWebListener
+	}
 	g.holder = newHolder(o.Control, o.Routes, g.log)
 	g.metrics = newMetrics(o.Registry, g)
 	g.holder.count = func(result string) { g.metrics.wakes.WithLabelValues(result).Inc() }
@@ -98,6 +101,9 @@ func (g *Gateway) sweep() {
 		case now := <-tick.C:
 			g.server.sweep(now)
 			g.routes.sweep(now)
+			if g.o.Web != nil {
+				g.o.Web.sweep(now)
+			}
 		case <-g.done:
 			return
 		}
@@ -141,12 +147,15 @@ type exchange struct {
 	user    ident.UCloudUser
 	class   callerClass
 	in      *instance // the instance that got the request
+	app     *webApp   // the interface of a job that got it
 	socket  bool      // a WebSocket upgrade
 	held    time.Duration
 	upTime  time.Duration // until the head of the answer
 	err     error         // why the gateway answered itself, or what broke
 	short   bool          // the answer is short
 	aborted bool          // the answer was cut off
+
+	wantsPage bool // a person looks at the answer
 }
 
 // callerClass says who a request comes from.
@@ -162,6 +171,10 @@ func (c callerClass) String() string { return [...]string{"none", "core", "brows
 
 // serve is the pipeline. Its order is part of the security of the gateway: see the package comment.
 func (ex *exchange) serve(r *http.Request) error {
+	ex.wantsPage = wantsPage(r)
+	if host, ok := ex.settings.webHost(r.Host); ok {
+		return ex.serveWeb(r, host)
+	}
 	id, query, err := ex.sanitise(r)
 	if err != nil {
 		return err
@@ -186,8 +199,11 @@ func (ex *exchange) serve(r *http.Request) error {
 		return err
 	}
 	defer leave()
-	if ex.target == targetServer {
+	switch ex.target {
+	case targetServer:
 		return ex.forwardToServer(r)
+	case targetDesktop:
+		return ex.serveDesktop(r)
 	}
 	if err := ex.authorise(r, id, core); err != nil {
 		return err
@@ -203,16 +219,7 @@ func (ex *exchange) serve(r *http.Request) error {
 // left.
 func (ex *exchange) sanitise(r *http.Request) (identity, map[string][]string, error) {
 	removeInternalHeaders(r.Header)
-	peer := netip.Addr{}
-	if ex.conn != nil {
-		peer = ex.conn.ip
-	} else if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		peer = ap.Addr().Unmap()
-	}
-	ex.client = clientOf(r, peer, ex.settings.TrustedProxies)
-	for _, name := range forwardingHeaders {
-		delete(r.Header, name)
-	}
+	ex.findClient(r)
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
 	default:
@@ -258,6 +265,20 @@ func (ex *exchange) sanitise(r *http.Request) (identity, map[string][]string, er
 		delete(r.Header, "Http2-Settings")
 	}
 	return id, query, nil
+}
+
+// findClient notes who the client is and removes the headers that say so.
+func (ex *exchange) findClient(r *http.Request) {
+	peer := netip.Addr{}
+	if ex.conn != nil {
+		peer = ex.conn.ip
+	} else if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		peer = ap.Addr().Unmap()
+	}
+	ex.client = clientOf(r, peer, ex.settings.TrustedProxies)
+	for _, name := range forwardingHeaders {
+		delete(r.Header, name)
+	}
 }
 
 // errMisdirected is answered with 421, which makes a browser that reuses a connection for another name open a new one
@@ -353,6 +374,19 @@ func (ex *exchange) checkToken(ctx context.Context, token string) error {
 	if token == "" {
 		return gone
 	}
+	open := false
+	err := ex.ask(ctx, token, func(ctx context.Context, hash [sha256.Size]byte) (err error) {
+		open, err = ex.g.o.Control.TokenOpen(ctx, ex.user, hash)
+		return err
+	})
+	if err == nil && !open {
+		return gone
+	}
+	return err
+}
+
+// ask asks IM/Server about a one-time token, and again while it is away.
+func (ex *exchange) ask(ctx context.Context, token string, question func(ctx context.Context, hash [sha256.Size]byte) error) error {
 	if !ex.g.tokens.Allow() {
 		return failure.New(failure.TooMany, "Too many requests")
 	}
@@ -365,12 +399,9 @@ func (ex *exchange) checkToken(ctx context.Context, token string) error {
 	defer cancel()
 	hash := sha256.Sum256([]byte(token))
 	for {
-		open, err := ex.g.o.Control.TokenOpen(ctx, ex.user, hash)
-		switch {
-		case err == nil && open:
+		err := question(ctx, hash)
+		if err == nil {
 			return nil
-		case err == nil:
-			return gone
 		}
 		select { // the server may be restarting
 		case <-time.After(wakeRetry):

@@ -21,6 +21,10 @@ type Control interface {
 	Wake(ctx context.Context, user ident.UCloudUser) (route *Route, why string, err error)
 	// TokenOpen tells whether the one-time token with this SHA-256 is open for exactly this user.
 	TokenOpen(ctx context.Context, user ident.UCloudUser, hash [32]byte) (bool, error)
+	// WebExchange uses the one-time token with this SHA-256 up, which must be for an interface of this kind and, for a
+	// web application, of this host. A nil session means that the token is not valid; an error that the question could
+	// not be asked.
+	WebExchange(ctx context.Context, kind WebKind, host string, hash [32]byte) (*WebSession, error)
 }
 
 // Options are the fixed parts of a [Gateway].
@@ -29,6 +33,12 @@ type Options struct {
 	VerifyCore func(http.Header) (auth.Principal, error)
 	Control    Control
 	Routes     *Table
+	// Web are the interfaces of jobs; nil means that there are none.
+	Web *WebTable
+	// CheckWebListener tells whether the socket that listens at an address of this machine belongs to the account of a
+	// job. It is asked for each new connection to an interface that is on this machine. Nil allows every listener; only
+	// tests may do that. See [CheckListener].
+	CheckWebListener func(at netip.AddrPort, uid ident.UID) error
 	// DialServer opens a connection to IM/Server, usually to its Unix socket.
 	DialServer func(ctx context.Context) (net.Conn, error)
 	// CheckListener tells whether the socket that listens on 127.0.0.1:port belongs to the service account. It is asked
@@ -53,6 +63,7 @@ type Settings struct {
 	// TrustedProxies are the peers whose forwarding headers are believed (gateway.trustedProxies).
 	TrustedProxies []netip.Prefix
 	AccessLog      bool // gateway.accessLog.enabled
+	Web            Web
 	Hold           Hold
 	Limits         Limits
 }
@@ -85,6 +96,8 @@ type Limits struct {
 	MaxBrowserRequests int
 	// MaxUpgrades is the number of upgraded connections for one user; 128.
 	MaxUpgrades int
+	// MaxWebRequests is the number of concurrent requests to one interface of a job, upgrades included; 256.
+	MaxWebRequests int
 	// AnswerTimeout is how long an instance or IM/Server may take until the head of its answer; 2 min.
 	AnswerTimeout time.Duration
 	// TokenChecksPerSecond bounds the questions about one-time tokens that anybody can cause; 200, bursts of twice as many.
@@ -105,6 +118,7 @@ func (s Settings) withDefaults() Settings {
 	setDefault(&l.MaxCoreStreams, 2000)
 	setDefault(&l.MaxBrowserRequests, 64)
 	setDefault(&l.MaxUpgrades, 128)
+	setDefault(&l.MaxWebRequests, 256)
 	setDefault(&l.AnswerTimeout, 2*time.Minute)
 	setDefault(&l.TokenChecksPerSecond, 200)
 	return s

@@ -143,6 +143,8 @@ const (
 	targetUpload                 // the user's instance, also for browsers with a one-time token
 	targetDownload               // likewise
 	targetTerminal               // likewise
+	targetDesktop                // the desktop of a job, with a one-time token
+	targetWeb                    // a web application of a job, by its host name
 )
 
 // String is the name in logs and metrics.
@@ -152,6 +154,10 @@ func (t target) String() string {
 		return "server"
 	case targetInstance, targetUpload, targetDownload, targetTerminal:
 		return "instance"
+	case targetDesktop:
+		return "desktop"
+	case targetWeb:
+		return "web"
 	}
 	return "none"
 }
@@ -188,9 +194,11 @@ func classify(provider, path string) target {
 	switch {
 	case area == "integration",
 		area == "provider" && (below == "branding" || strings.HasPrefix(below, "branding/")),
-		area == "authorize-app", area == "vnc",
+		area == "authorize-app", area == "vnc" && nested,
 		nested && (below == "retrieveProducts" || strings.HasSuffix(below, "/retrieveProducts")):
 		return targetServer
+	case rest == "vnc":
+		return targetDesktop
 	case rest == "upload":
 		return targetUpload
 	case rest == "download":

@@ -46,7 +46,7 @@ func TestServerPathsGoToTheServerWhateverTheHeaders(t *testing.T) {
 	for _, target := range []string{
 		"/ucloud/birch/integration/init", "/ucloud/birch/integration/retrieveManifest", "/ucloud/birch/integration/instructions?ticket=x",
 		"/ucloud/birch/files/retrieveProducts", "/ucloud/birch/files/collections/retrieveProducts", "/ucloud/birch/private-networks/retrieveProducts",
-		"/ucloud/birch/provider/branding/retrieveInfo", "/ucloud/birch/authorize-app?token=x", "/ucloud/birch/vnc?token=x", "/ucloud-oidc?code=x",
+		"/ucloud/birch/provider/branding/retrieveInfo", "/ucloud/birch/authorize-app?token=x", "/ucloud-oidc?code=x",
 		"/ucloud//birch/./integration/init", "/ucloud/birch/files/../integration/init", "/ucloud/birch/integration/init/",
 	} {
 		for _, user := range []ident.UCloudUser{"", alice, bob} {

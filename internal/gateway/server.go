@@ -190,6 +190,9 @@ func (g *Gateway) cutAll() {
 	for _, in := range *g.routes.routes.Load() {
 		in.streams.closeAll()
 	}
+	if g.o.Web != nil {
+		g.o.Web.cutAll()
+	}
 	g.conns.closeAll()
 }
 

@@ -35,6 +35,8 @@ var errStale = errors.New("the route has changed")
 // knows which of them have a request on the way out, so that [upstream.retire] can promise that no more will come.
 type upstream struct {
 	dial func(ctx context.Context) (net.Conn, error)
+	// dialTimeout is for upstreams that are not on this machine; 0 means upstreamDialTimeout.
+	dialTimeout time.Duration
 
 	mu       sync.Mutex
 	idle     []*upstreamConn            // most recently used last
@@ -147,7 +149,7 @@ func (u *upstream) get(ctx context.Context) (c *upstreamConn, reused bool, err e
 		}
 		c.Close()
 	}
-	ctx, cancel := context.WithTimeout(ctx, upstreamDialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(upstreamDialTimeout, u.dialTimeout))
 	defer cancel()
 	nc, err := u.dial(ctx)
 	if err != nil {

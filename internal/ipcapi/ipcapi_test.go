@@ -124,7 +124,7 @@ func TestOpenCalls(t *testing.T) {
 // TestKeysGoToTheGatewayAlone: these hand out or change routes, whose keys make a caller Core.
 func TestKeysGoToTheGatewayAlone(t *testing.T) {
 	t.Parallel()
-	keys := []string{GatewayRoutes.Name, GatewayAck.Name, GatewayWake.Name, GatewayToken.Name}
+	keys := []string{GatewayRoutes.Name, GatewayAck.Name, GatewayWake.Name, GatewayToken.Name, GatewayWeb.Name, GatewayWebExchange.Name}
 	for _, d := range declared(t) {
 		if slices.Contains(keys, d.name) != (d.access == "Service") {
 			t.Errorf("%s: access %s", d.name, d.access)

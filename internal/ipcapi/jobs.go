@@ -129,6 +129,7 @@ type JobTarget struct {
 	Type   string `json:"type"` // WEB or VNC
 	Target string `json:"target"`
 	Port   int    `json:"port"`
+	TLS    bool   `json:"tls,omitempty"` // it speaks HTTPS
 }
 
 // JobRefusal tells that no job runs: the submission was refused, or did not come to it.
@@ -254,6 +255,7 @@ type WebOpening struct {
 	Kind   string `json:"kind"` // WEB or VNC
 	Target string `json:"target,omitempty"`
 	Port   int    `json:"port,omitempty"`
+	TLS    bool   `json:"tls,omitempty"` // it speaks HTTPS; for the interface of the application itself
 }
 
 // WebOpened is the link.

@@ -212,13 +212,17 @@ func (t *Tokens) check(rec store.Token, e Expect) error {
 
 // find reads a token and checks it. Text that cannot be a token does not reach the database.
 func (t *Tokens) find(tx *store.Tx, text string, e Expect) (store.Token, error) {
-	if e.Purpose == "" || e.User == "" && e.Object == "" && !e.Unbound {
-		return store.Token{}, errors.New("check token: purpose, and user or object, must be expected")
-	}
 	if len(text) != textLength {
 		return store.Token{}, refused("not a token")
 	}
-	rec, err := tx.TokenByHash(Hash(text))
+	return t.findHash(tx, Hash(text), e)
+}
+
+func (t *Tokens) findHash(tx *store.Tx, hash [32]byte, e Expect) (store.Token, error) {
+	if e.Purpose == "" || e.User == "" && e.Object == "" && !e.Unbound {
+		return store.Token{}, errors.New("check token: purpose, and user or object, must be expected")
+	}
+	rec, err := tx.TokenByHash(hash)
 	if errors.Is(err, store.ErrNotFound) {
 		return store.Token{}, refused("no such token")
 	}
@@ -281,12 +285,27 @@ func (t *Tokens) ConsumeTx(tx *store.Tx, text string, e Expect) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
+	return t.consume(tx, rec)
+}
+
+// ConsumeHashTx is [Tokens.ConsumeTx] for a caller that has received the hash of the text from a part of ours that has
+// the text itself, so that it need not travel. Only such a part may be able to name hashes.
+func (t *Tokens) ConsumeHashTx(tx *store.Tx, hash [32]byte, e Expect) (Grant, error) {
+	rec, err := t.findHash(tx, hash, e)
+	if err != nil {
+		return Grant{}, err
+	}
+	return t.consume(tx, rec)
+}
+
+func (t *Tokens) consume(tx *store.Tx, rec store.Token) (Grant, error) {
 	first := rec.UsedAt == nil
 	now := t.o.Now().Truncate(time.Millisecond)
 	rec.UsedAt = &now
 	if rec.UsesLeft != Unlimited {
 		rec.UsesLeft--
 	}
+	var err error
 	if rec.UsesLeft == 0 {
 		err = tx.DeleteToken(rec.Hash)
 	} else {

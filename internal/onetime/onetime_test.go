@@ -422,3 +422,29 @@ func TestPurge(t *testing.T) {
 		}
 	})
 }
+
+// TestConsumeHash: a part of ours may use up a token by its hash, with the same rules.
+func TestConsumeHash(t *testing.T) {
+	t.Parallel()
+	s := storetest.SQLite(t)
+	tokens := New(s, Options{})
+	hash := Hash(issue(t, tokens, shell))
+	use := func(e Expect) (g Grant, err error) {
+		err = s.Update(t.Context(), func(tx *store.Tx) error {
+			g, err = tokens.ConsumeHashTx(tx, hash, e)
+			return err
+		})
+		return g, err
+	}
+	for _, e := range []Expect{{Purpose: "upload", Unbound: true}, {Purpose: "terminal", Object: "job 4712"}, {Purpose: "terminal"}} {
+		if _, err := use(e); err == nil {
+			t.Errorf("%+v was accepted", e)
+		}
+	}
+	if g, err := use(Expect{Purpose: "terminal", Unbound: true}); err != nil || g.User != shell.User || g.Object != shell.Object {
+		t.Errorf("%+v, %v", g, err)
+	}
+	if _, err := use(Expect{Purpose: "terminal", Unbound: true}); !failure.Is(err, failure.NotFound) {
+		t.Errorf("the second use: %v", err)
+	}
+}

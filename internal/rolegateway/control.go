@@ -34,6 +34,7 @@ type controller struct {
 	socket string
 	hello  ipcapi.GatewayHello
 	table  *gateway.Table
+	web    *gateway.WebTable
 	log    *slog.Logger
 
 	client atomic.Pointer[ipc.Client]
@@ -43,8 +44,8 @@ type controller struct {
 
 var _ gateway.Control = (*controller)(nil)
 
-func newController(socket string, hello ipcapi.GatewayHello, table *gateway.Table, log *slog.Logger) *controller {
-	return &controller{socket: socket, hello: hello, table: table, log: log.With("part", "control"), synced: make(chan struct{})}
+func newController(socket string, hello ipcapi.GatewayHello, table *gateway.Table, web *gateway.WebTable, log *slog.Logger) *controller {
+	return &controller{socket: socket, hello: hello, table: table, web: web, log: log.With("part", "control"), synced: make(chan struct{})}
 }
 
 // run keeps the connection until ctx ends.
@@ -86,6 +87,17 @@ func (c *controller) session(ctx context.Context) (connected bool, err error) {
 	}
 	defer updates.Close()
 	defer c.client.Store(nil)
+	interfaces := make(chan struct{})
+	go func() {
+		defer close(interfaces)
+		if c.followWeb(ctx, client) {
+			client.Close() //nolint:errcheck // ends the loop below, and with it the session
+		}
+	}()
+	defer func() {
+		client.Close() //nolint:errcheck // ends the goroutine
+		<-interfaces
+	}()
 	for {
 		u, _, err := updates.Next(ctx)
 		if errors.Is(err, io.EOF) {

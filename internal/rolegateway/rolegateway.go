@@ -125,6 +125,7 @@ type process struct {
 	config   *config.Config
 	verifier *auth.Verifier
 	table    *gateway.Table
+	web      *gateway.WebTable
 	gateway  *gateway.Gateway
 	server   *gateway.Server
 	control  *controller
@@ -158,6 +159,7 @@ func (p *process) run(ctx context.Context) error {
 	saving, stopSaving := context.WithCancel(work)
 	defer stopSaving()
 	wg.Go(func() { p.table.Keep(saving, p.routeFile()) })
+	wg.Go(func() { p.web.Keep(saving, p.webRouteFile()) })
 	metrics := p.serveMetrics(&wg)
 	defer metrics.Close()
 	served := make(chan error, 1)
@@ -223,9 +225,13 @@ func (p *process) build(ctx context.Context) error {
 	if err := p.table.Load(p.routeFile()); err != nil {
 		p.log.Error("last route table not used", "error", err)
 	}
+	p.web = gateway.NewWebTable(p.log)
+	if err := p.web.Load(p.webRouteFile()); err != nil {
+		p.log.Error("last table of interfaces not used", "error", err)
+	}
 	p.control = newController(p.config.IPCSocket(), ipcapi.GatewayHello{
 		Protocol: ipcapi.Protocol, Build: p.o.Build, PID: os.Getpid(), Listen: addresses(p.listeners),
-	}, p.table, p.log)
+	}, p.table, p.web, p.log)
 	kernel, err := sockdiag.NewClient()
 	if err != nil {
 		return err
@@ -235,13 +241,15 @@ func (p *process) build(ctx context.Context) error {
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	server := p.config.Internal.ServerListen
 	p.gateway, err = gateway.New(gateway.Options{
-		VerifyCore:    p.verifier.VerifyCore,
-		Control:       p.control,
-		Routes:        p.table,
-		CheckListener: listenerCheck(kernel),
-		Log:           p.log,
-		AccessLog:     p.accessLogger(),
-		Registry:      p.registry,
+		VerifyCore:       p.verifier.VerifyCore,
+		Control:          p.control,
+		Routes:           p.table,
+		CheckListener:    listenerCheck(kernel),
+		Web:              p.web,
+		CheckWebListener: gateway.CheckListener(kernel.Lookup, sockdiag.ErrNotFound),
+		Log:              p.log,
+		AccessLog:        p.accessLogger(),
+		Registry:         p.registry,
 		DialServer: func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, server.Network(), server.Address())

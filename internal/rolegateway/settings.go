@@ -44,6 +44,7 @@ func settings(c *config.Config) gateway.Settings {
 		LoopbackHosts:  c.Development.Enabled,
 		TrustedProxies: g.TrustedProxies,
 		AccessLog:      g.AccessLog.Enabled,
+		Web:            webSettings(c),
 		Hold:           gateway.Hold{Disabled: !g.Hold.Enabled, Timeout: time.Duration(g.Hold.Timeout), Max: g.Hold.Max},
 		Limits: gateway.Limits{
 			MaxHeaderBytes:      int(g.Limits.MaxHeaderBytes.Bytes()),

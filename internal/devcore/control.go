@@ -335,10 +335,14 @@ func (c *Core) serveCheckExistence(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	if len(req.Items) > 1000 {
+		errorBody(w, http.StatusBadRequest, "Too many items")
+		return
+	}
 	var res providerapi.BulkResponse[bool]
 	c.mu.Lock()
 	for _, it := range req.Items {
-		res.Responses = append(res.Responses, it.Type == "file_collection" && c.drives[ident.DriveID(it.ID)] != nil)
+		res.Responses = append(res.Responses, it.Type == "file_collection" && c.drives[ident.DriveID(it.ID)] != nil || it.Type == "job" && c.jobs.jobs[it.ID] != nil)
 	}
 	c.mu.Unlock()
 	respond(w, http.StatusOK, res)

@@ -74,6 +74,7 @@ type Core struct {
 	calls      map[string]int // provider -> Core calls by path
 	coreToken  cachedToken
 	tasks      []providerapi.Task // by id, from 1
+	jobs       jobStore
 
 	tasksChanged chan struct{} // closed and replaced at each change of a task
 }
@@ -137,7 +138,7 @@ func New(o Options) (*Core, error) {
 		categories: map[string]*category{}, wallets: map[walletKey]*wallet{}, usage: map[usageKey]int64{},
 		drives: map[ident.DriveID]*providerapi.Drive{}, byPGID: map[string]ident.DriveID{}, nextID: 3,
 		sessions: map[*eventSession]struct{}{}, logins: map[string]ident.UCloudUser{}, calls: map[string]int{},
-		tasksChanged: make(chan struct{}),
+		tasksChanged: make(chan struct{}), jobs: newJobStore(),
 	}, nil
 }
 

@@ -40,6 +40,7 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 	c.handleDrives(mux)
 	c.handleFiles(mux)
 	c.handleTasks(mux)
+	c.handleJobs(mux)
 	// Development only.
 	mux.HandleFunc("GET /api/dev/state", c.development(c.serveState))
 	mux.HandleFunc("POST /api/dev/allocate", c.development(c.serveAllocate))

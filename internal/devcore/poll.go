@@ -53,12 +53,18 @@ func (c *Core) poll(ctx context.Context) bool {
 	any := false
 	for _, area := range areas {
 		var err error
-		if area == "files/collections" {
+		switch area {
+		case "files/collections":
 			var res providerapi.BulkResponse[providerapi.FSSupport]
 			if err = c.Call(ctx, "", http.MethodGet, base+"/"+area+"/retrieveProducts", nil, &res); err == nil {
 				c.learn(res.Responses)
 			}
-		} else {
+		case "jobs":
+			var res providerapi.BulkResponse[providerapi.JobSupport]
+			if err = c.Call(ctx, "", http.MethodGet, base+"/"+area+"/retrieveProducts", nil, &res); err == nil {
+				c.learnJobs(res.Responses)
+			}
+		default:
 			err = c.Call(ctx, "", http.MethodGet, base+"/"+area+"/retrieveProducts", nil, nil)
 		}
 		any = any || err == nil

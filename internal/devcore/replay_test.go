@@ -97,21 +97,40 @@ func (r *recorded) decode(t *testing.T, text string) any {
 	if err := json.Unmarshal([]byte(text), &v); err != nil {
 		t.Fatalf("%v in %s", err, text)
 	}
+	r.collect(v)
 	return r.expand(v)
+}
+
+const sameAsFirst = "<same as the first time in this file>"
+
+// collect keeps what is hinted at later.
+func (r *recorded) collect(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, k := range []string{"resolvedSupport", "resolvedProduct", "resolvedApplication", "jobParametersJson"} {
+			if e, ok := v[k].(map[string]any); ok && r.first[k] == nil {
+				r.first[k] = e
+			}
+		}
+		for _, e := range v {
+			r.collect(e)
+		}
+	case []any:
+		for _, e := range v {
+			r.collect(e)
+		}
+	}
 }
 
 func (r *recorded) expand(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
 		for k, e := range v {
-			if e == "<same as the first time in this file>" {
+			if e == sameAsFirst {
 				v[k] = r.first[k]
 				continue
 			}
 			v[k] = r.expand(e)
-			if k == "resolvedSupport" || k == "resolvedProduct" {
-				r.first[k] = v[k]
-			}
 		}
 	case []any:
 		for i := range v {

@@ -95,7 +95,7 @@ func TestImports(t *testing.T) {
 	}{
 		{"os/exec", []string{
 			"internal/launcher", "internal/localuser", "internal/instance", "internal/handover", "internal/driveplan",
-			"internal/cli", "internal/demo", "internal/testkit/...", "internal/config", "internal/localengine", "internal/jobrunner",
+			"internal/cli", "internal/demo", "internal/testkit/...", "internal/config", "internal/localengine", "internal/jobrunner", "internal/slurm",
 		}, "programs are started in few, named places"},
 		{"database/sql", []string{"internal/store/..."}, "nothing else knows SQL"},
 		{"github.com/jackc/pgx/v5", []string{"internal/store/...", "internal/testkit/storetest"}, "nothing else knows SQL"},
@@ -132,7 +132,7 @@ func TestSimulatorStandsAlone(t *testing.T) {
 var layers = [][]string{
 	{"ident", "failure", "observability"},
 	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser", "shell", "software"},
-	{"ipcapi", "config", "store", "coreapi", "jobscript"},
+	{"ipcapi", "config", "store", "coreapi", "jobscript", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance"},
 	{"fileserver", "integration", "operator", "gateway"},

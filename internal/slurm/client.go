@@ -1,0 +1,194 @@
+package slurm
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// The limits that apply where the options have none.
+const (
+	DefaultTimeout   = 30 * time.Second
+	DefaultMaxOutput = 1 << 30
+	maxStderr        = 16 << 10
+	maxCount         = 1 << 31
+)
+
+// Options of a client.
+type Options struct {
+	Binaries  string        // directory of the commands; empty: they are looked up in the search path
+	Timeout   time.Duration // of each command
+	MaxOutput int64         // bytes that a command may print
+	Log       *slog.Logger
+}
+
+// Client runs the commands of Slurm. It is safe for concurrent use.
+type Client struct {
+	options Options
+	cluster string // for sacctmgr; empty: all that slurmdbd serves
+	// changes lets one change of accounts run at a time: slurmdbd mixes up associations that are changed together.
+	changes chan struct{}
+}
+
+// New makes a client. Nothing is run yet.
+func New(o Options) *Client {
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.MaxOutput <= 0 {
+		o.MaxOutput = DefaultMaxOutput
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Client{options: o, changes: make(chan struct{}, 1)}
+}
+
+// command is one run of a program.
+type command struct {
+	program string
+	args    []string
+	env     []string // in addition to the clean environment
+	dir     string
+}
+
+// Program is the path of one of Slurm's commands, for programs that start it themselves (srun in a terminal).
+func (c *Client) Program(name string) string {
+	if c.options.Binaries != "" {
+		return filepath.Join(c.options.Binaries, name)
+	}
+	return name
+}
+
+// environment is what all commands get: the C locale, UTC, and times in seconds. SLURM_CONF is the one variable that is
+// handed on, because the commands cannot work without it where it is set.
+func (c *Client) environment(extra []string) []string {
+	env := []string{
+		"PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
+		"LC_ALL=C", "TZ=UTC", "SLURM_TIME_FORMAT=%s",
+	}
+	for _, name := range []string{"SLURM_CONF", "LD_LIBRARY_PATH"} {
+		if v := os.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return append(env, extra...)
+}
+
+// head keeps the beginning of what is written and forgets the rest.
+type head struct {
+	bytes.Buffer
+	limit int
+}
+
+func (h *head) Write(p []byte) (int, error) {
+	if room := h.limit - h.Len(); room > 0 {
+		h.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// errTooMuch is the cause when a command prints more than it may.
+var errTooMuch = errors.New("more output than allowed")
+
+// stream runs a command and gives its output to read while it runs. It returns when the command and everything it
+// started have ended. An error of read ends the command.
+func (c *Client) stream(ctx context.Context, cmd command, read func(io.Reader) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	defer cancel()
+	x := exec.CommandContext(ctx, c.Program(cmd.program), cmd.args...)
+	x.Env = c.environment(cmd.env)
+	x.Dir = cmd.dir
+	if x.Dir == "" {
+		x.Dir = "/"
+	}
+	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	x.Cancel = func() error { return killGroup(x.Process.Pid) }
+	x.WaitDelay = 2 * time.Second
+	stderr := &head{limit: maxStderr}
+	x.Stderr = stderr
+	// A pipe of our own: that of exec would be closed by Wait, which has to run while the output is read, or a
+	// grandchild that keeps the pipe open could hold up the reader for ever.
+	out, in, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("%s: %w", cmd.program, err)
+	}
+	defer out.Close() //nolint:errcheck // only read from
+	x.Stdout = in
+	if err := x.Start(); err != nil {
+		_ = in.Close()
+		return &CommandError{Program: cmd.program, Exit: -1, Cause: err}
+	}
+	_ = in.Close()
+	waited := make(chan error, 1)
+	go func() {
+		err := x.Wait()
+		_ = killGroup(x.Process.Pid) // what it may have left behind
+		// Output that is in the pipe is still read; a writer that got away is not waited for.
+		_ = out.SetReadDeadline(time.Now().Add(time.Second))
+		waited <- err
+	}()
+	limited := &io.LimitedReader{R: out, N: c.options.MaxOutput}
+	readErr := read(limited)
+	if readErr == nil && limited.N == 0 {
+		readErr = errTooMuch
+	}
+	if readErr != nil {
+		cancel()
+	}
+	runErr := <-waited
+	switch {
+	case readErr != nil && (runErr == nil || ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded)):
+		return fmt.Errorf("%s: %w", cmd.program, readErr)
+	case runErr != nil:
+		e := &CommandError{Program: cmd.program, Exit: -1, Stderr: strings.TrimSpace(stderr.String()), Cause: runErr, TimedOut: errors.Is(ctx.Err(), context.DeadlineExceeded)}
+		if exit, ok := errors.AsType[*exec.ExitError](runErr); ok && exit.Exited() {
+			e.Exit = exit.ExitCode()
+		}
+		return e
+	}
+	return nil
+}
+
+func killGroup(pid int) error {
+	err := syscall.Kill(-pid, syscall.SIGKILL)
+	if errors.Is(err, syscall.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
+}
+
+// output runs a command whose answer is small.
+func (c *Client) output(ctx context.Context, cmd command) (string, error) {
+	var text []byte
+	err := c.stream(ctx, cmd, func(r io.Reader) error {
+		var err error
+		text, err = io.ReadAll(io.LimitReader(r, 64<<20))
+		return err
+	})
+	return string(text), err
+}
+
+// separator is a word that nobody can have put into a job: it is new for every call.
+func separator() string { return "|" + rand.Text()[:9] + ":" }
+
+// exclusive runs do while no other change of accounts runs.
+func (c *Client) exclusive(ctx context.Context, do func() error) error {
+	select {
+	case c.changes <- struct{}{}:
+		defer func() { <-c.changes }()
+		return do()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

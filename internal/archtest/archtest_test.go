@@ -135,7 +135,7 @@ var layers = [][]string{
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance"},
-	{"fileserver", "integration", "operator", "gateway"},
+	{"fileserver", "integration", "operator", "gateway", "jobrunner"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},
 }
 
@@ -150,7 +150,7 @@ func TestLayers(t *testing.T) {
 	}
 	// Within a layer these follow one another.
 	exceptions := []string{
-		"failure -> ident", "observability -> ident", "ipc -> failure", "usermap -> launcher",
+		"failure -> ident", "observability -> ident", "ipc -> failure", "usermap -> launcher", "jobrunner -> fileserver",
 	}
 	for pkg, list := range imports(t) {
 		from, known := layerOf[pkg]

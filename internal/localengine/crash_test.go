@@ -25,7 +25,7 @@ func crash() {
 		}
 	}})
 	folder := os.Getenv("FOLDER")
-	_, err := e.Submit(context.Background(), Spec{Job: "1", Folder: folder, Script: folder + "/job", Output: "out", Error: "err"})
+	_, err := e.Submit(context.Background(), Spec{Job: "1", Folder: folder, Script: []byte(os.Getenv("SCRIPT")), Output: "out", Error: "err"})
 	panic(errors.Join(errors.New("it was to die"), err))
 }
 
@@ -38,11 +38,8 @@ func TestKilledBetweenSteps(t *testing.T) {
 			t.Parallel()
 			b := newBench(t, t.TempDir())
 			script := "echo x >>" + filepath.Join(b.folder, "runs") + "; sleep 1000"
-			if err := os.WriteFile(filepath.Join(b.folder, "job"), []byte(script), 0o700); err != nil {
-				t.Fatal(err)
-			}
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), crashStep+"="+step, "DIR="+b.o.Dir, "FOLDER="+b.folder)
+			cmd.Env = append(os.Environ(), crashStep+"="+step, "DIR="+b.o.Dir, "FOLDER="+b.folder, "SCRIPT="+script)
 			err := cmd.Run()
 			var exit *exec.ExitError
 			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
@@ -57,7 +54,7 @@ func TestKilledBetweenSteps(t *testing.T) {
 					t.Errorf("%v is left, %v", left, err)
 				}
 				// Nothing of the first try stands in the way of a second.
-				b.submit(Spec{Job: "1", Folder: b.folder, Script: b.folder + "/job", Output: "out", Error: "err"})
+				b.submit(Spec{Job: "1", Folder: b.folder, Script: []byte(script), Output: "out", Error: "err"})
 			}
 			b.awaitFile("runs")
 			for _, j := range b.Jobs() {

@@ -7,7 +7,8 @@
 // when its time is over, and writes down its exit code. What is known of a job stands in files of a directory that belongs
 // to the user, so that the next instance finds it again:
 //
-//	job.json   what was asked for; written before anything starts
+//	job.json, script
+//	           what was asked for; written before anything starts
 //	claim      a directory; whoever makes it decides: the supervisor that the job starts, or [Engine.Recover] that it never does
 //	process    pid, start time and boot id of the supervisor; written before the script starts
 //	expired, cancelled, suspended

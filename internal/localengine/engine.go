@@ -47,7 +47,7 @@ type Spec struct {
 	ID     string          `json:"id"`  // the engine's; made by [Engine.Submit]
 	Job    string          `json:"job"` // Core's
 	Folder string          `json:"folder"`
-	Script string          `json:"script"` // path
+	Script []byte          `json:"-"` // what runs; a copy is kept, since others may be able to change what stands in the folder
 	Output string          `json:"output"` // name or path
 	Error  string          `json:"error"`
 	Limit  time.Duration   `json:"limit"` // 0: none
@@ -175,7 +175,7 @@ func (e *Engine) start(j *job) error {
 	s := j.spec
 	limit := int64((s.Limit + time.Second - 1) / time.Second)
 	cmd := exec.Command(e.o.Shell, "-c", supervisor, "ucloud-job", j.dir, strconv.FormatInt(limit, 10),
-		strconv.FormatInt(int64((e.o.Grace+time.Second-1)/time.Second), 10), s.Script, s.Folder, s.Output, s.Error)
+		strconv.FormatInt(int64((e.o.Grace+time.Second-1)/time.Second), 10), s.Folder, s.Output, s.Error)
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{said}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

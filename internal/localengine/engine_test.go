@@ -63,12 +63,7 @@ func (b *bench) open() {
 }
 
 func (b *bench) spec(job, script string) Spec {
-	b.t.Helper()
-	path := filepath.Join(b.folder, "job-"+job+".sbatch")
-	if err := os.WriteFile(path, []byte("#!/bin/bash\n"+script), 0o700); err != nil {
-		b.t.Fatal(err)
-	}
-	return Spec{Job: job, Folder: b.folder, Script: path, Output: "stdout.txt", Error: "stderr.txt"}
+	return Spec{Job: job, Folder: b.folder, Script: []byte("#!/bin/bash\n" + script), Output: "stdout.txt", Error: "stderr.txt"}
 }
 
 func (b *bench) submit(s Spec) string {

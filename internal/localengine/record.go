@@ -16,6 +16,7 @@ import (
 // Names in the directory of a job.
 const (
 	fileJob       = "job.json"
+	fileScript    = "script"
 	fileClaim     = "claim"
 	fileProcess   = "process"
 	fileExpired   = "expired"
@@ -73,6 +74,9 @@ func (j *job) write() error {
 		return err
 	}
 	err = os.WriteFile(filepath.Join(draft, fileJob), raw, 0o600)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(draft, fileScript), j.spec.Script, 0o700) //nolint:gosec // it is a program
+	}
 	if err == nil {
 		err = os.Rename(draft, j.dir)
 	}

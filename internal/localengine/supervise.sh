@@ -1,7 +1,7 @@
 # The leader of a job's session; see the package comment. Arguments: directory with what is known of the job, its time
-# limit in seconds (0: none), seconds between SIGTERM and SIGKILL, script, folder, standard output, standard error.
+# limit in seconds (0: none), seconds between SIGTERM and SIGKILL, folder, standard output, standard error.
 set -u
-state=$1 limit=$2 grace=$3 script=$4 folder=$5 out=$6 err=$7
+state=$1 limit=$2 grace=$3 folder=$4 out=$5 err=$6
 
 mkdir "$state/claim" || exit 1
 
@@ -23,7 +23,7 @@ finish() {
 }
 
 cd -- "$folder" || finish 1
-"$BASH" --login "$script" </dev/null >"$out" 2>"$err" &
+"$BASH" --login "$state/script" </dev/null >"$out" 2>"$err" &
 job=$!
 
 # pause waits so many seconds at most. It fails when the job has ended.

@@ -474,8 +474,7 @@ func TestDesktopPassword(t *testing.T) {
 // What runs is what was rendered, whatever somebody has put into the folder in the last moment.
 func TestScriptIsNotReadAgain(t *testing.T) {
 	t.Parallel()
-	var b *bench
-	b = newBench(t, func(b *bench) {
+	b := newBench(t, func(b *bench) {
 		b.o.step = func(name string) {
 			if name == "hooked" {
 				if err := os.Rename(b.folder("1"), b.folder("old")); err != nil {

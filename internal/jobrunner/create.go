@@ -268,7 +268,7 @@ func (s *submission) newsOf(p place, script *jobrender.Script) ipcapi.JobSubmiss
 	}
 	for _, t := range script.Targets {
 		if len(news.Targets) < ipcapi.MaxJobTargets {
-			news.Targets = append(news.Targets, ipcapi.JobTarget(t))
+			news.Targets = append(news.Targets, ipcapi.JobTarget{Rank: t.Rank, Type: t.Type, Target: t.Target, Port: t.Port})
 		}
 	}
 	return news

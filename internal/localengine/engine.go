@@ -47,7 +47,7 @@ type Spec struct {
 	ID     string          `json:"id"`  // the engine's; made by [Engine.Submit]
 	Job    string          `json:"job"` // Core's
 	Folder string          `json:"folder"`
-	Script []byte          `json:"-"` // what runs; a copy is kept, since others may be able to change what stands in the folder
+	Script []byte          `json:"-"`      // what runs; a copy is kept, since others may be able to change what stands in the folder
 	Output string          `json:"output"` // name or path
 	Error  string          `json:"error"`
 	Limit  time.Duration   `json:"limit"` // 0: none

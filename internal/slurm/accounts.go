@@ -15,7 +15,7 @@ import (
 
 // Account is an account of Slurm.
 type Account struct {
-	Name string
+	Name, Organization string
 }
 
 // Association lets a user submit jobs for an account. That of the account itself has no user, and carries its limits.
@@ -101,7 +101,7 @@ func parseTable(program, out, header string, row func(f []string) error) error {
 
 // Accounts tells which of the accounts exist, or all that do. Names are compared in small letters, as Slurm does.
 func (c *Client) Accounts(ctx context.Context, names ...string) ([]Account, error) {
-	args := []string{"-P", "show", "account", "format=Account"}
+	args := []string{"-P", "show", "account", "format=Account,Organization"}
 	if names != nil {
 		list, err := joinNames(names)
 		if err != nil {
@@ -110,8 +110,8 @@ func (c *Client) Accounts(ctx context.Context, names ...string) ([]Account, erro
 		args = append(args, "where", "name="+list)
 	}
 	var all []Account
-	err := c.table(ctx, "sacctmgr", args, "Account", func(f []string) error {
-		all = append(all, Account{Name: f[0]})
+	err := c.table(ctx, "sacctmgr", args, "Account|Org", func(f []string) error {
+		all = append(all, Account{Name: f[0], Organization: f[1]})
 		return nil
 	})
 	return all, err

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"time"
 
 	"ucloud-im/internal/driveplan"
 	"ucloud-im/internal/failure"
@@ -100,12 +101,13 @@ type Service struct {
 
 	evaluating sync.Mutex // one evaluation at a time stores its outcome
 
-	mu       sync.Mutex // guards what follows
-	settings *Settings  // replaced as a whole
-	everyone bool       // all accounts are due
-	due      map[ident.Owner]bool
-	again    map[string]bool // accounts whose work is done whatever was done before
-	revived  map[string]bool // work that waited for an operator and was tried again since the last start or reload
+	mu       sync.Mutex                // guards what follows
+	settings *Settings                 // replaced as a whole
+	everyone bool                      // all accounts are due
+	due      map[ident.Owner]time.Time // workspaces to look at, and when
+	orphans  time.Time                 // when accounts without workspace are looked at
+	again    map[string]bool           // accounts whose work is done whatever was done before
+	revived  map[string]bool           // work that waited for an operator and was tried again since the last start or reload
 }
 
 // New makes a service. It does no I/O.
@@ -118,7 +120,7 @@ func New(o Options) (*Service, error) {
 	}
 	s := &Service{
 		o: o, log: o.Log.With("part", "slurm accounts"), wake: make(chan struct{}, 1),
-		due: map[ident.Owner]bool{}, again: map[string]bool{}, revived: map[string]bool{},
+		due: map[ident.Owner]time.Time{}, again: map[string]bool{}, revived: map[string]bool{},
 	}
 	return s, s.SetSettings(o.Settings)
 }
@@ -162,7 +164,7 @@ func (s *Service) Changed(owners ...ident.Owner) {
 	defer s.mu.Unlock()
 	for _, o := range owners {
 		if o.Valid() {
-			s.due[o] = true
+			s.due[o] = time.Time{}
 		}
 	}
 	s.signal()

@@ -64,6 +64,13 @@ func (tx *Tx) SlurmAccountOwners(account string) ([]SlurmAccount, error) {
 		`SELECT `+slurmAccountColumns+` FROM slurm_accounts WHERE account = ? ORDER BY category`, account)
 }
 
+// SlurmAccountsOf are the accounts of a workspace, by category.
+func (tx *Tx) SlurmAccountsOf(owner ident.Owner) ([]SlurmAccount, error) {
+	return list(tx, scanSlurmAccount, "list slurm accounts of an owner",
+		`SELECT `+slurmAccountColumns+` FROM slurm_accounts WHERE owner_user = ? AND owner_project = ? ORDER BY category`,
+		string(owner.User), string(owner.Project))
+}
+
 // SlurmAccounts are all accounts, in no particular order.
 func (tx *Tx) SlurmAccounts() ([]SlurmAccount, error) {
 	return list(tx, scanSlurmAccount, "list slurm accounts", `SELECT `+slurmAccountColumns+` FROM slurm_accounts`)

@@ -28,7 +28,7 @@ func (c *Client) UpdateJobs(ctx context.Context, items []providerapi.JobUpdateIt
 		return fmt.Errorf("%s: %w: %d items", name, ErrNotSent, len(items))
 	}
 	return c.do(ctx, call{
-		name: name, method: http.MethodPost, path: "/api/jobs/control/update",
+		name: name, method: http.MethodPost, path: "/api/jobs/control/update", repeatable: true, // a 403 has changed nothing
 		body: providerapi.BulkRequest[providerapi.JobUpdateItem]{Items: items},
 	}, nil)
 }

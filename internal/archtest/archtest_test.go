@@ -134,7 +134,7 @@ var layers = [][]string{
 	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser", "shell", "software"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender"},
-	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance"},
+	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "jobs"},
 	{"fileserver", "integration", "operator", "gateway", "jobrunner"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},
 }

@@ -119,7 +119,8 @@ type monitor struct {
 // view is what one round knows.
 type view struct {
 	began    time.Time
-	complete bool // both squeue and sacct have answered: what is not there counts
+	queued   bool // squeue has answered: without it no end counts, since a job that sacct calls ended may wait again
+	complete bool // sacct too: what is not there counts
 	jobs     map[string]*seen
 	claims   map[string][]string // by Core's id: the jobs that bear its mark
 	open     []store.Job
@@ -145,7 +146,8 @@ func (m *monitor) round(ctx context.Context) error {
 	if historyErr != nil {
 		history = nil
 	}
-	v.complete = queueErr == nil && historyErr == nil
+	v.queued = queueErr == nil
+	v.complete = v.queued && historyErr == nil
 	v.jobs = together(queue, history)
 	for id, what := range v.jobs {
 		for i := range what.parts {
@@ -155,7 +157,7 @@ func (m *monitor) round(ctx context.Context) error {
 		}
 	}
 	err := errors.Join(queueErr, historyErr, m.compare(ctx, v), m.confirmMissing(ctx, v))
-	if queueErr == nil { // accounting alone is late
+	if v.queued { // accounting alone is late
 		err = errors.Join(err, m.outside(ctx, v))
 	}
 	err = errors.Join(err, m.tidy(ctx))
@@ -246,6 +248,7 @@ func (m *monitor) compare(ctx context.Context, v *view) error {
 			v.missing = append(v.missing, *j)
 		case !o.State.Final() && !what.inQueue:
 			v.missing = append(v.missing, *j) // accounting is late, or knows a job that slurmctld has lost
+		case o.State.Final() && !v.queued:
 		case o.State.Final() && len(what.parts) > 1:
 			asIs = append(asIs, j.EngineID) // accounting has the tasks that ended before
 		default:

@@ -63,7 +63,7 @@ func (s *Service) Submitted(ctx context.Context, user ident.UCloudUser, uid iden
 			j.LimitMs = sub.TimeMs
 		}
 		for _, t := range sub.Targets {
-			j.Targets = append(j.Targets, store.JobTarget{Rank: t.Rank, Type: clip(t.Type, 20), Target: clip(t.Target, 200), Port: t.Port})
+			j.Targets = append(j.Targets, store.JobTarget{Rank: t.Rank, Type: clip(t.Type, 20), Target: clip(t.Target, 200), Port: t.Port, TLS: t.TLS})
 		}
 		return &j, s.firstUpdates(tx, &j)
 	})

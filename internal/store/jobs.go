@@ -64,6 +64,7 @@ type JobTarget struct {
 	Rank         int
 	Type, Target string
 	Port         int
+	TLS          bool
 }
 
 // Open tells whether there is something to wait for: an answer of the instance, or the end.

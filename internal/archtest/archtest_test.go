@@ -132,7 +132,7 @@ func TestSimulatorStandsAlone(t *testing.T) {
 var layers = [][]string{
 	{"ident", "failure", "observability"},
 	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser", "shell", "software"},
-	{"ipcapi", "config", "store", "coreapi", "jobscript", "slurm"},
+	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "jobs"},
 	{"fileserver", "integration", "operator", "gateway", "jobrunner"},

@@ -80,6 +80,9 @@ type Grant struct {
 	Folder string
 	// Port is the port for the web interface or desktop; 0 for other jobs.
 	Port int
+	// Run starts a program of Site.AllowScripts as the user: it gets the path of a file with the request as its argument, and what it
+	// prints is the answer. Run bounds its time and output. Nil refuses script().
+	Run func(ctx context.Context, program string, request []byte) (answer []byte, err error)
 	// Password is the path of a file that only the user can read, with the password of the remote desktop. The script gets the path,
 	// never the password.
 	Password string
@@ -129,6 +132,8 @@ type renderer struct {
 	script jobscript.Script
 	out    *Script
 	params *parameters
+	// loadedSrun is that of the first software that was loaded and has one.
+	loadedSrun *software.Srun
 }
 
 // Render makes the script of a job. Errors are of kind Invalid unless paths or ctx failed.
@@ -144,13 +149,14 @@ func Render(ctx context.Context, job *providerapi.Job, site Site, grant Grant, p
 		return nil, err
 	}
 	r := &renderer{job: job, app: app, site: site, grant: grant, out: &Script{}}
-	for _, step := range []func(context.Context) error{
-		func(ctx context.Context) (err error) {
-			r.params, err = resolve(ctx, job, paths)
-			return err
-		},
-		r.directives, r.exports, r.body, r.environment, r.overrides, r.finish,
-	} {
+	var err error
+	if r.params, err = resolve(ctx, job, paths); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, templateTime)
+	defer cancel()
+	// What comes later wins: the provider's directives, the application's, those of its template.
+	for _, step := range []func(context.Context) error{r.directives, r.extra, r.exports, r.overrides, r.body, r.environment, r.finish} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -200,6 +206,24 @@ func (r *renderer) directives(ctx context.Context) error {
 	return d.Flag("parsable")
 }
 
+// extra sets the directives that the site has for all jobs. Their values are templates.
+func (r *renderer) extra(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(r.site.Extra)) {
+		value, err := r.piece(ctx, "the provider's sbatch option "+name, r.site.Extra[name])
+		if err != nil {
+			return err
+		}
+		if value = strings.TrimSpace(value); value == "" && r.site.Extra[name] != "" {
+			continue // a template that came to nothing
+		}
+		if err := r.override(name, value); err != nil {
+			return err
+		}
+	}
+	r.script.Directives.Lock(r.site.Locked...)
+	return nil
+}
+
 // finish takes the parts together.
 func (r *renderer) finish(context.Context) error {
 	limit, _ := r.script.Directives.Get("time")
@@ -231,12 +255,21 @@ func (r *renderer) exports(context.Context) error {
 	if err := shell.CheckLine("The path of the job's folder", g.Folder); err != nil {
 		return err
 	}
-	tool := r.app.Invocation.Tool.Tool
-	if tool == nil || len(tool.Description.RequiredModules) == 0 {
-		return nil
+	if g.Password != "" {
+		r.script.Exports["UCLOUD_VNC_PASSWORD_FILE"] = g.Password
 	}
-	r.script.Code = append(r.script.Code, "", "module purge")
-	for _, m := range tool.Description.RequiredModules {
+	if err := r.checkModules(); err != nil {
+		return err
+	}
+	var load []string
+	if tool := r.app.Invocation.Tool.Tool; tool != nil && len(tool.Description.RequiredModules) > 0 {
+		r.script.Code = append(r.script.Code, "", "module purge")
+		load = slices.Clone(tool.Description.RequiredModules)
+	}
+	if !r.isTemplate() {
+		load = append(load, r.modules()...) // in templates systemLoad does it
+	}
+	for _, m := range load {
 		if err := shell.CheckLine("A module that the application requires", m); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"ucloud-im/internal/failure"
+	"ucloud-im/internal/jobtemplate"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/shell"
 )
@@ -16,8 +17,10 @@ const maxParts = 2000
 
 // body makes the bash text of the invocation: that of a template, or an argument list (contract 24 sections 5 and 6).
 func (r *renderer) body(ctx context.Context) error {
-	parts := r.app.Invocation.Invocation
-	words, err := r.words(ctx, parts)
+	if r.isTemplate() {
+		return r.template(ctx)
+	}
+	words, err := r.words(ctx, r.app.Invocation.Invocation)
 	if err != nil {
 		return err
 	}
@@ -29,7 +32,7 @@ func (r *renderer) body(ctx context.Context) error {
 }
 
 // words are bash words.
-func (r *renderer) words(_ context.Context, parts []providerapi.InvocationParameter) ([]string, error) {
+func (r *renderer) words(ctx context.Context, parts []providerapi.InvocationParameter) ([]string, error) {
 	if len(parts) > maxParts {
 		return nil, failure.New(failure.Invalid, "The invocation of the application has more than %d parts", maxParts)
 	}
@@ -62,6 +65,12 @@ func (r *renderer) words(_ context.Context, parts []providerapi.InvocationParame
 			for _, w := range list {
 				words = append(words, shell.Quote(w))
 			}
+		case providerapi.PartJinja:
+			text, err := jobtemplate.Render(ctx, part.Template, jobtemplate.Options{Name: "a template in the invocation", Variables: r.variables(), Functions: r.functions()})
+			if err != nil {
+				return nil, err
+			}
+			words = append(words, text)
 		default:
 			return nil, failure.New(failure.Invalid, "The application has an invocation part of the unknown type %q", part.Type)
 		}
@@ -130,7 +139,7 @@ func (r *renderer) environment(ctx context.Context) error {
 			}
 			value = strings.Join(words, " ")
 		} else {
-			text, err := r.plain(ctx, part)
+			text, err := r.plain(ctx, "the environment variable "+name, part)
 			if err != nil {
 				return err
 			}
@@ -146,11 +155,13 @@ func (r *renderer) environment(ctx context.Context) error {
 
 // overrides are the directives that the application sets.
 func (r *renderer) overrides(ctx context.Context) error {
-	r.script.Directives.Lock(r.site.Locked...)
 	for _, name := range slices.Sorted(maps.Keys(r.app.Invocation.Sbatch)) {
-		value, err := r.plain(ctx, r.app.Invocation.Sbatch[name])
+		value, err := r.plain(ctx, "the sbatch option "+name, r.app.Invocation.Sbatch[name])
 		if err != nil {
 			return err
+		}
+		if part := r.app.Invocation.Sbatch[name]; strings.TrimSpace(value) == "" && part.Type != providerapi.PartWord {
+			continue // an optional parameter without a value
 		}
 		if err := r.override(name, strings.TrimSpace(value)); err != nil {
 			return err
@@ -168,10 +179,15 @@ func (r *renderer) override(name, value string) error {
 }
 
 // plain is the text of a value that consists of one part, without quoting.
-func (r *renderer) plain(_ context.Context, part providerapi.InvocationParameter) (string, error) {
+func (r *renderer) plain(ctx context.Context, what string, part providerapi.InvocationParameter) (string, error) {
 	switch part.Type {
 	case providerapi.PartWord:
+		if r.site.RenderWords && looksLikeTemplate(part.Word) {
+			return r.piece(ctx, what, part.Word)
+		}
 		return part.Word, shell.Check("A value of the application", part.Word)
+	case providerapi.PartJinja:
+		return r.piece(ctx, what, part.Template)
 	case providerapi.PartFlag:
 		if r.params.values[part.VariableName].isSet {
 			return part.Flag, shell.Check("A value of the application", part.Flag)

@@ -135,7 +135,7 @@ var layers = [][]string{
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "jobs"},
-	{"fileserver", "integration", "operator", "gateway", "jobrunner"},
+	{"fileserver", "integration", "operator", "gateway", "jobrunner", "websession"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},
 }
 

@@ -57,6 +57,7 @@ const (
 	MaxJob        = 256 << 10 // of a job's JSON
 	MaxJobMessage = 4 << 10
 	MaxJobTargets = 64
+	MaxWebTarget  = 256 // of the name of an interface
 )
 
 // JobBeginning asks for leave to submit a job. Job is Core's document without secrets (contract 20 section 7 rule 12).
@@ -146,11 +147,13 @@ type JobRef struct {
 
 // JobRecord is what the server knows of a job.
 type JobRecord struct {
-	ID                  string                           `json:"id"`
-	Owner               ident.Owner                      `json:"owner"`
-	CreatedBy           ident.UCloudUser                 `json:"createdBy"`
-	UID                 ident.UID                        `json:"uid"` // whose process it is
-	Own                 bool                             `json:"own"` // UID is the caller's
+	ID        string           `json:"id"`
+	Owner     ident.Owner      `json:"owner"`
+	CreatedBy ident.UCloudUser `json:"createdBy"`
+	UID       ident.UID        `json:"uid"` // whose process it is
+	Own       bool             `json:"own"` // UID is the caller's
+	// Confirmed: Core has said that this is the account's job; until then it is a claim.
+	Confirmed           bool                             `json:"confirmed,omitempty"`
 	Engine              string                           `json:"engine"`
 	EngineID            string                           `json:"engineId"`
 	ProviderGeneratedID string                           `json:"providerGeneratedId"`

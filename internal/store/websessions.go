@@ -10,6 +10,8 @@ import (
 type WebInterface struct {
 	ID        string
 	Job       string
+	UID       ident.UID        // of the job
+	CreatedBy ident.UCloudUser // of the job
 	Rank      int
 	Kind      string // WEB or VNC
 	Target    string
@@ -28,13 +30,13 @@ type WebSession struct {
 }
 
 const (
-	webInterfaceColumns = `id, job_id, job_rank, kind, target, host, tls, created_at`
+	webInterfaceColumns = `id, job_id, uid, created_by, job_rank, kind, target, host, tls, created_at`
 	webSessionColumns   = `hash, interface, user_name, created_at, expires_at`
 )
 
 func scanWebInterface(s scanner) (w WebInterface, err error) {
 	var created, tls int64
-	err = s.Scan(&w.ID, &w.Job, &w.Rank, &w.Kind, &w.Target, &w.Host, &tls, &created)
+	err = s.Scan(&w.ID, &w.Job, &w.UID, &w.CreatedBy, &w.Rank, &w.Kind, &w.Target, &w.Host, &tls, &created)
 	w.TLS, w.CreatedAt = tls != 0, fromMS(created)
 	return w, err
 }
@@ -57,10 +59,11 @@ func (tx *Tx) PutWebInterface(w WebInterface) error {
 		tls = 1
 	}
 	return tx.execOne(ErrConflict, "store web interface",
-		`INSERT INTO web_interfaces (`+webInterfaceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		`INSERT INTO web_interfaces (`+webInterfaceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		 ON CONFLICT (id) DO UPDATE SET tls = excluded.tls WHERE web_interfaces.job_id = excluded.job_id
+		   AND web_interfaces.uid = excluded.uid AND web_interfaces.created_by = excluded.created_by
 		   AND web_interfaces.job_rank = excluded.job_rank AND web_interfaces.kind = excluded.kind AND web_interfaces.target = excluded.target`,
-		w.ID, w.Job, w.Rank, w.Kind, w.Target, w.Host, tls, toMS(w.CreatedAt))
+		w.ID, w.Job, w.UID, string(w.CreatedBy), w.Rank, w.Kind, w.Target, w.Host, tls, toMS(w.CreatedAt))
 }
 
 // WebInterfaceByHost finds a web application by its host name.

@@ -22,13 +22,13 @@ func TestWebSessions(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		app := store.WebInterface{ID: "web/512/0/", Job: "512", Kind: "WEB", Host: "app-512-0.example.org", CreatedAt: now}
-		desktop := store.WebInterface{ID: "vnc/512/1/", Job: "512", Rank: 1, Kind: "VNC", CreatedAt: now}
-		other := store.WebInterface{ID: "vnc/513/0/", Job: "513", Kind: "VNC", TLS: true, CreatedAt: now}
+		app := store.WebInterface{ID: "web/512/0/", Job: "512", UID: 20001, CreatedBy: "a#1", Kind: "WEB", Host: "app-512-0.example.org", CreatedAt: now}
+		desktop := store.WebInterface{ID: "vnc/512/1/", Job: "512", UID: 20001, CreatedBy: "a#1", Rank: 1, Kind: "VNC", CreatedAt: now}
+		other := store.WebInterface{ID: "vnc/513/0/", Job: "513", UID: 20002, CreatedBy: "b#1", Kind: "VNC", TLS: true, CreatedAt: now}
 		must(func(tx *store.Tx) error {
 			return errors.Join(tx.PutWebInterface(app), tx.PutWebInterface(desktop), tx.PutWebInterface(other), tx.PutWebInterface(other))
 		})
-		clash := store.WebInterface{ID: "x", Job: "600", Kind: "WEB", Host: app.Host, CreatedAt: now}
+		clash := store.WebInterface{ID: "x", Job: "600", UID: 20002, CreatedBy: "b#1", Kind: "WEB", Host: app.Host, CreatedAt: now}
 		if err := update(func(tx *store.Tx) error { return tx.PutWebInterface(clash) }); !errors.Is(err, store.ErrConflict) {
 			t.Errorf("a second interface of a host: %v", err)
 		}
@@ -36,6 +36,11 @@ func TestWebSessions(t *testing.T) {
 		taken.Job = "600"
 		if err := update(func(tx *store.Tx) error { return tx.PutWebInterface(taken) }); !errors.Is(err, store.ErrConflict) {
 			t.Errorf("an interface was taken over: %v", err)
+		}
+		taken = app
+		taken.UID = 20002
+		if err := update(func(tx *store.Tx) error { return tx.PutWebInterface(taken) }); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("an interface was taken over by another account: %v", err)
 		}
 		app.TLS = true
 		sessions := []store.WebSession{

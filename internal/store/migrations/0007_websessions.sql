@@ -3,6 +3,8 @@
 CREATE TABLE web_interfaces (
 	id         TEXT   NOT NULL PRIMARY KEY,
 	job_id     TEXT   NOT NULL,
+	uid        BIGINT NOT NULL CHECK (uid > 0 AND uid < 4294967295), -- of the job,
+	created_by TEXT   NOT NULL,                                      -- with its user
 	job_rank   BIGINT NOT NULL,
 	kind       TEXT   NOT NULL CHECK (kind IN ('WEB', 'VNC')),
 	target     TEXT   NOT NULL,
@@ -11,7 +13,7 @@ CREATE TABLE web_interfaces (
 	created_at BIGINT NOT NULL
 );
 CREATE UNIQUE INDEX web_interfaces_host ON web_interfaces (host) WHERE host <> '';
-CREATE UNIQUE INDEX web_interfaces_place ON web_interfaces (job_id, job_rank, kind, target);
+CREATE UNIQUE INDEX web_interfaces_place ON web_interfaces (job_id, uid, job_rank, kind, target);
 
 CREATE TABLE web_sessions (
 	hash       BLOB   NOT NULL PRIMARY KEY, -- SHA-256 of the value of the cookie

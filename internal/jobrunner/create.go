@@ -281,18 +281,35 @@ func (s *submission) submitted(ctx context.Context, p place, script *jobrender.S
 	news.EngineID = id
 	s.news = &news
 	s.r.log.Info("job submitted", "job", s.job.ID, "engine", s.grant.Engine, "id", id)
-	own := fmt.Sprintf("%s/%s/%d", s.grant.Account, id, s.r.o.Now().UnixMilli())
-	if err := s.r.o.Server.Submitted(ctx, news); err != nil {
-		// The job runs, so Core may have it. The server hears of it later, or finds it.
+	receipt, err := s.r.o.Server.Submitted(ctx, news)
+	switch {
+	case unwanted(err):
+		s.told = true
+		s.withdraw(err)
+		return "", err
+	case err != nil:
+		// The job runs, so Core may have it. The server hears of it later, or finds it; the id is one like the server's.
 		s.r.log.Warn("the server could not be told of a job", "job", s.job.ID, "error", err)
-		return own, nil
+		return fmt.Sprintf("%s/%s/%d", s.grant.Account, id, s.r.o.Now().UnixMilli()), nil
 	}
 	s.told = true
 	s.r.o.step("told")
-	if rec, err := s.r.o.Server.Find(ctx, s.job.ID); err == nil && rec.ProviderGeneratedID != "" {
-		return rec.ProviderGeneratedID, nil
+	return receipt.ProviderGeneratedID, nil
+}
+
+// unwanted tells whether the server does not take a job: the leave was over, or the job runs under another id.
+func unwanted(err error) bool {
+	return failure.Is(err, failure.Conflict) || failure.Is(err, failure.NotFound)
+}
+
+// withdraw ends a job that the server does not take.
+func (s *submission) withdraw(why error) {
+	s.r.log.Warn("ending a job that the server does not take", "job", s.job.ID, "id", s.news.EngineID, "error", why)
+	ctx, cancel := context.WithTimeout(s.r.life, cancelTimeout)
+	defer cancel()
+	if err := s.r.o.Engine.Cancel(ctx, s.news.EngineID); err != nil {
+		s.r.log.Error("it could not be ended; the server will", "job", s.job.ID, "error", err)
 	}
-	return own, nil
 }
 
 // refuse tells the server that nothing runs, and gives err as an answer to Core.
@@ -322,9 +339,13 @@ func (s *submission) tell() {
 	ctx, cancel := context.WithTimeout(s.r.life, s.r.o.retryFor)
 	defer cancel()
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
-		err := s.r.o.Server.Submitted(ctx, *s.news)
+		_, err := s.r.o.Server.Submitted(ctx, *s.news)
 		if err == nil {
 			s.told = true
+			return
+		}
+		if unwanted(err) {
+			s.withdraw(err)
 			return
 		}
 		if kind := failure.KindOf(err); kind != failure.Unavailable && kind != failure.Internal {
@@ -349,7 +370,5 @@ func (s *submission) giveUp() {
 	if err := s.r.o.Server.Ending(ctx, s.job.ID); err != nil {
 		s.r.log.Info("the end of a job could not be noted", "job", s.job.ID, "error", err)
 	}
-	if err := s.r.o.Engine.Cancel(ctx, s.news.EngineID); err != nil {
-		s.r.log.Warn("a job that Core does not know could not be ended; the server will", "job", s.job.ID, "error", err)
-	}
+	s.withdraw(errGaveUp)
 }

@@ -30,8 +30,8 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if child := os.Getenv(childEnv); child != "" {
-		runChild(child)
+	if os.Getenv(childEnv) != "" {
+		runChild()
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -53,6 +53,7 @@ type fakeServer struct {
 	end     []string
 	choices ipcapi.JobChoiceReply
 	attempt map[string]int64
+	known   func(comment string) string // what the engine knows of a job of which nothing was heard; may be nil
 }
 
 func newFakeServer() *fakeServer {
@@ -85,30 +86,38 @@ func (s *fakeServer) Begin(_ context.Context, b ipcapi.JobBeginning) (ipcapi.Job
 	if r, ok := s.records[job.ID]; ok && r.EngineID != "" {
 		return ipcapi.JobGrant{Known: true, ProviderGeneratedID: r.ProviderGeneratedID}, nil
 	}
+	comment := "ucloud:" + provider + ":" + job.ID
+	if r, ok := s.records[job.ID]; ok && s.known != nil {
+		if id := s.known(comment); id != "" {
+			r.EngineID, r.ProviderGeneratedID = id, s.grant.Account+"/"+id+"/0"
+			s.records[job.ID] = r
+			return ipcapi.JobGrant{Known: true, ProviderGeneratedID: r.ProviderGeneratedID}, nil
+		}
+	}
 	s.docs[job.ID], s.account[job.ID] = b.Job, b.Account
 	s.records[job.ID] = ipcapi.JobRecord{
 		ID: job.ID, Own: true, State: providerapi.JobInQueue, Engine: s.grant.Engine, Replicas: job.Specification.Replicas,
 	}
 	s.attempt[job.ID]++
 	g := s.grant
-	g.Comment, g.Attempt, g.Until = "ucloud:"+provider+":"+job.ID, s.attempt[job.ID], time.Now().Add(s.leave)
+	g.Comment, g.Attempt, g.Until = comment, s.attempt[job.ID], time.Now().Add(s.leave)
 	return g, nil
 }
 
-func (s *fakeServer) Submitted(_ context.Context, n ipcapi.JobSubmission) error {
+func (s *fakeServer) Submitted(_ context.Context, n ipcapi.JobSubmission) (ipcapi.JobReceipt, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.called("submitted", n.Job); err != nil {
-		return err
+		return ipcapi.JobReceipt{}, err
 	}
 	r, ok := s.records[n.Job]
-	if !ok {
-		return failure.New(failure.NotFound, "no such job")
+	if !ok || r.EngineID != "" && r.EngineID != n.EngineID {
+		return ipcapi.JobReceipt{}, failure.New(failure.Conflict, "The job was given up")
 	}
 	r.EngineID, r.Folder, r.Targets = n.EngineID, n.Folder, n.Targets
 	r.ProviderGeneratedID = fmt.Sprintf("%s/%s/1767222005000", s.grant.Account, n.EngineID)
 	s.records[n.Job], s.news[n.Job] = r, n
-	return nil
+	return ipcapi.JobReceipt{ProviderGeneratedID: r.ProviderGeneratedID}, nil
 }
 
 func (s *fakeServer) Refused(_ context.Context, n ipcapi.JobRefusal) error {

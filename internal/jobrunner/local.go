@@ -74,8 +74,8 @@ func (l *Local) tell(j localengine.Job) {
 		return
 	}
 	news.EngineID = j.ID
-	err := l.server.Submitted(l.life, news)
-	if kind := failure.KindOf(err); err == nil || kind != failure.NotFound && kind != failure.Conflict {
+	_, err := l.server.Submitted(l.life, news)
+	if !unwanted(err) {
 		return
 	}
 	l.log.Warn("ending a job that the server does not know", "job", j.Spec.Job, "error", err)

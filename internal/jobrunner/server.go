@@ -12,7 +12,7 @@ import (
 // Server is the server's part: the calls of package ipcapi with the same names.
 type Server interface {
 	Begin(ctx context.Context, b ipcapi.JobBeginning) (ipcapi.JobGrant, error)
-	Submitted(ctx context.Context, s ipcapi.JobSubmission) error
+	Submitted(ctx context.Context, s ipcapi.JobSubmission) (ipcapi.JobReceipt, error)
 	Refused(ctx context.Context, r ipcapi.JobRefusal) error
 	Find(ctx context.Context, id string) (ipcapi.JobRecord, error)
 	Ending(ctx context.Context, id string) error
@@ -47,9 +47,8 @@ func (s IPC) Begin(ctx context.Context, b ipcapi.JobBeginning) (ipcapi.JobGrant,
 }
 
 // Submitted implements [Server].
-func (s IPC) Submitted(ctx context.Context, sub ipcapi.JobSubmission) error {
-	_, err := invoke(ctx, s, ipcapi.JobSubmitted, sub)
-	return err
+func (s IPC) Submitted(ctx context.Context, sub ipcapi.JobSubmission) (ipcapi.JobReceipt, error) {
+	return invoke(ctx, s, ipcapi.JobSubmitted, sub)
 }
 
 // Refused implements [Server].

@@ -14,9 +14,11 @@ import (
 	"ucloud-im/internal/failure"
 )
 
-// Quote is a bash word with the value s. NUL must have been refused before; bash would drop it silently.
+// Quote is a bash word with the value s. NUL must have been refused before; bash would drop it silently. A carriage return is
+// written as an escape: sbatch refuses a script with a DOS line break anywhere, and browsers send text areas with them.
 func Quote(s string) string {
-	return "'" + strings.ReplaceAll(s, "'", `'"'"'`) + "'"
+	s = strings.ReplaceAll(s, "'", `'"'"'`)
+	return "'" + strings.ReplaceAll(s, "\r", `'$'\r''`) + "'"
 }
 
 // Join quotes every word and joins them with single spaces.

@@ -39,6 +39,9 @@ func through(t interface {
 
 func TestQuote(t *testing.T) {
 	t.Parallel()
+	if got := Quote("a\r\nb"); strings.Contains(got, "\r") {
+		t.Errorf("got %q, which sbatch refuses", got)
+	}
 	if got := Quote("it's"); got != `'it'"'"'s'` {
 		t.Errorf("got %s", got)
 	}

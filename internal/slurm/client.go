@@ -60,6 +60,7 @@ type command struct {
 	args    []string
 	env     []string // in addition to the clean environment
 	dir     string
+	input   []byte
 }
 
 // Program is the path of one of Slurm's commands, for programs that start it themselves (srun in a terminal).
@@ -72,17 +73,20 @@ func (c *Client) Program(name string) string {
 
 // environment is what all commands get: the C locale, UTC, and times in seconds. SLURM_CONF is the one variable that is
 // handed on, because the commands cannot work without it where it is set.
-func (c *Client) environment(extra []string) []string {
+func (c *Client) environment(cmd command) []string {
 	env := []string{
 		"PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
-		"LC_ALL=C", "TZ=UTC", "SLURM_TIME_FORMAT=%s",
+		"LC_ALL=C", "TZ=UTC",
+	}
+	if cmd.program != "sbatch" { // jobs get all variables of sbatch that begin with SLURM_
+		env = append(env, "SLURM_TIME_FORMAT=%s")
 	}
 	for _, name := range []string{"SLURM_CONF", "LD_LIBRARY_PATH"} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}
 	}
-	return append(env, extra...)
+	return append(env, cmd.env...)
 }
 
 // head keeps the beginning of what is written and forgets the rest.
@@ -107,7 +111,7 @@ func (c *Client) stream(ctx context.Context, cmd command, read func(io.Reader) e
 	ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
 	defer cancel()
 	x := exec.CommandContext(ctx, c.Program(cmd.program), cmd.args...)
-	x.Env = c.environment(cmd.env)
+	x.Env = c.environment(cmd)
 	x.Dir = cmd.dir
 	if x.Dir == "" {
 		x.Dir = "/"
@@ -115,6 +119,9 @@ func (c *Client) stream(ctx context.Context, cmd command, read func(io.Reader) e
 	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	x.Cancel = func() error { return killGroup(x.Process.Pid) }
 	x.WaitDelay = 2 * time.Second
+	if cmd.input != nil {
+		x.Stdin = bytes.NewReader(cmd.input)
+	}
 	stderr := &head{limit: maxStderr}
 	x.Stderr = stderr
 	// A pipe of our own: that of exec would be closed by Wait, which has to run while the output is read, or a

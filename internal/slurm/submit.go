@@ -14,6 +14,7 @@ import (
 // Submission is a batch script to submit. Its directives are in the script; Args come after them and win.
 type Submission struct {
 	Script    string   // path
+	Text      []byte   // instead of a path: the script itself, which sbatch reads from its standard input
 	Directory string   // where sbatch runs, and with it the job unless a directive says otherwise
 	Args      []string // more arguments of sbatch, such as --comment=...
 	Env       []string // for sbatch itself, such as HOME; nothing of it reaches the job
@@ -25,11 +26,14 @@ type Submission struct {
 // The job gets no environment from here: Slurm lets the user log in on the node for it (--export=NONE), and sets
 // SLURM_EXPORT_ENV=NONE, which a script has to take away before srun.
 func (c *Client) Submit(ctx context.Context, s Submission) (JobID, error) {
-	if s.Script == "" || strings.HasPrefix(s.Script, "-") {
-		return JobID{}, fmt.Errorf("%q is no script", s.Script)
-	}
 	args := append([]string{"--parsable", "--export=NONE"}, s.Args...)
-	out, err := c.output(ctx, command{program: "sbatch", args: append(args, s.Script), env: s.Env, dir: s.Directory})
+	if s.Text == nil {
+		if s.Script == "" || strings.HasPrefix(s.Script, "-") {
+			return JobID{}, fmt.Errorf("%q is no script", s.Script)
+		}
+		args = append(args, s.Script)
+	}
+	out, err := c.output(ctx, command{program: "sbatch", args: args, env: s.Env, dir: s.Directory, input: s.Text})
 	if err == nil {
 		id, err := parseSubmitted(out)
 		if err != nil {

@@ -58,6 +58,7 @@ type parts struct {
 	tasks    *taskserver.Service
 	scripts  *scriptlog.Log
 	management
+	accounting
 	handler  *integration.Handler
 	branding brandingCache
 
@@ -84,7 +85,7 @@ func (s *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		s.openStore, s.buildAuth, s.buildCore, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildHandlers, s.openSockets,
+		s.openStore, s.buildAuth, s.buildCore, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildHandlers, s.openSockets,
 	} {
 		if err := step(ctx); err != nil {
 			return err

@@ -47,6 +47,7 @@ func (s *server) userInactive(ctx context.Context, user ident.UCloudUser, uid id
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	s.background.Go(func() {
 		defer cancel()
+		s.membershipChanged(ctx, user)
 		if err := s.tokens.RevokeUser(ctx, user); err != nil {
 			s.log.Error("links of a disconnected user were not revoked; they are refused as long as the user is not connected", "user", user, "error", err)
 		}

@@ -326,12 +326,14 @@ func (s *server) ownersChanged(owners ...ident.Owner) {
 	s.quotas.Changed(owners...)
 	s.drives.Changed(owners...)
 	s.usage.Changed()
+	s.accounts.Changed(owners...)
 }
 
 // apply has the quotas of an owner set again, because an operator wants it.
 func (s *server) apply(owner ident.Owner) {
 	s.locations.Forget(owner)
 	s.quotas.Again(owner)
+	s.accounts.Again(owner)
 	s.drives.Changed(owner)
 }
 
@@ -388,6 +390,16 @@ func unsupported(cfg *config.Config) config.Problems {
 			program(key+".management.scripted.onQuotaUpdated", sc.OnQuotaUpdated)
 			program(key+".management.scripted.onUsageReporting", sc.OnUsageReporting)
 			program(key+".management.scripted.onDriveRemoved", sc.OnDriveRemoved)
+		}
+	}
+	if c := cfg.Services.Slurm; c != nil && c.Accounts != nil {
+		const key = "services.slurm.accountManagement"
+		program(key+".accountMapper.script", c.Accounts.Mapper.Script)
+		if sc := c.Accounts.Accounting.Scripted; sc != nil {
+			program(key+".accounting.scripted.onQuotaUpdated", sc.OnQuotaUpdated)
+			program(key+".accounting.scripted.onProjectUpdated", sc.OnProjectUpdated)
+			program(key+".accounting.scripted.onUsageReporting", sc.OnUsageReporting)
+			program(key+".accounting.scripted.onUserDisconnected", sc.OnUserDisconnected)
 		}
 	}
 	return out

@@ -60,12 +60,13 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	branding, brandingErr := loadBranding(next)
 	catalogue, catalogueErr := newCatalogue(next)
 	plan, planErr := s.storagePlan(next)
+	accounts, accountsErr := s.accountsPlan(next)
 	defer func() {
 		if s.config.Load() == old { // nothing has changed after all
 			s.runner.SetDefaults(scriptDefaults(old))
 		}
 	}()
-	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr); err != nil {
+	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr, accountsErr); err != nil {
 		return report, err
 	}
 	if dryRun {
@@ -80,7 +81,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	s.core.SetRefreshToken(next.Server.RefreshToken.Value())
 	s.products.SetCatalog(catalogue)
 	s.tasks.SetLimits(next.Tasks.MaxPerUser, next.Tasks.MaxGlobal)
-	drivesErr := s.setStorage(ctx, plan)
+	drivesErr := errors.Join(s.setStorage(ctx, plan), s.setAccounts(accounts))
 	s.launcher.Reconfigure(ctx)
 	s.launcher.Recheck(ctx) // maintenance, limits of uids and denied users may stop an instance
 	return report, drivesErr

@@ -129,6 +129,8 @@ func (s *server) run(ctx context.Context) error {
 	start("drives", s.drives.Run)
 	start("quotas", s.quotas.Run)
 	start("usage", s.usage.Run)
+	start("slurm accounts", s.accounts.Run)
+	start("usage of machines", s.charges.Run)
 	start("signals", func(ctx context.Context) error {
 		for {
 			select {

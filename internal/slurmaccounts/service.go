@@ -106,6 +106,7 @@ type Service struct {
 	everyone bool                      // all accounts are due
 	due      map[ident.Owner]time.Time // workspaces to look at, and when
 	orphans  time.Time                 // when accounts without workspace are looked at
+	anew     map[ident.Owner]bool      // workspaces with whose accounts work is done whatever was done before
 	again    map[string]bool           // accounts whose work is done whatever was done before
 	revived  map[string]bool           // work that waited for an operator and was tried again since the last start or reload
 }
@@ -120,7 +121,7 @@ func New(o Options) (*Service, error) {
 	}
 	s := &Service{
 		o: o, log: o.Log.With("part", "slurm accounts"), wake: make(chan struct{}, 1),
-		due: map[ident.Owner]time.Time{}, again: map[string]bool{}, revived: map[string]bool{},
+		due: map[ident.Owner]time.Time{}, anew: map[ident.Owner]bool{}, again: map[string]bool{}, revived: map[string]bool{},
 	}
 	return s, s.SetSettings(o.Settings)
 }
@@ -168,6 +169,19 @@ func (s *Service) Changed(owners ...ident.Owner) {
 		}
 	}
 	s.signal()
+}
+
+// Again is Changed, and has everything done for their accounts even if there is nothing new, or if it waits for an
+// operator.
+func (s *Service) Again(owners ...ident.Owner) {
+	s.mu.Lock()
+	for _, o := range owners {
+		if o.Valid() {
+			s.anew[o] = true
+		}
+	}
+	s.mu.Unlock()
+	s.Changed(owners...)
 }
 
 // accountName is what Slurm takes and cannot be mistaken for an option (contract 22 section 7.1).

@@ -213,6 +213,14 @@ func (l *look) owner(ctx context.Context, owner ident.Owner) (again time.Time, e
 	if err != nil {
 		return time.Time{}, err
 	}
+	l.s.mu.Lock()
+	for _, g := range goals {
+		if l.s.anew[owner] {
+			l.s.again[g.account] = true
+		}
+	}
+	delete(l.s.anew, owner)
+	l.s.mu.Unlock()
 	for _, g := range goals {
 		var at time.Time
 		if l.set.Management.Type == Automatic {

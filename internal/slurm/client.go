@@ -21,6 +21,7 @@ const (
 	DefaultTimeout   = 30 * time.Second
 	DefaultMaxOutput = 1 << 30
 	maxStderr        = 16 << 10
+	maxText          = 64 << 20 // of answers that are read at once
 	maxCount         = 1 << 31
 )
 
@@ -145,19 +146,16 @@ func (c *Client) stream(ctx context.Context, cmd command, read func(io.Reader) e
 		_ = out.SetReadDeadline(time.Now().Add(time.Second))
 		waited <- err
 	}()
-	limited := &io.LimitedReader{R: out, N: c.options.MaxOutput}
+	limited := &limitedReader{r: out, left: c.options.MaxOutput}
 	readErr := read(limited)
-	if readErr == nil && limited.N == 0 {
-		readErr = errTooMuch
-	}
-	if readErr != nil {
-		cancel()
+	if readErr != nil && !limited.ended {
+		cancel() // nobody reads what it still prints
 	}
 	runErr := <-waited
 	switch {
-	case readErr != nil && (runErr == nil || ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded)):
+	case readErr != nil && (runErr == nil || !limited.ended):
 		return fmt.Errorf("%s: %w", cmd.program, readErr)
-	case runErr != nil:
+	case runErr != nil: // explains what is wrong with its output, too
 		e := &CommandError{Program: cmd.program, Exit: -1, Stderr: strings.TrimSpace(stderr.String()), Cause: runErr, TimedOut: errors.Is(ctx.Err(), context.DeadlineExceeded)}
 		if exit, ok := errors.AsType[*exec.ExitError](runErr); ok && exit.Exited() {
 			e.Exit = exit.ExitCode()
@@ -165,6 +163,25 @@ func (c *Client) stream(ctx context.Context, cmd command, read func(io.Reader) e
 		return e
 	}
 	return nil
+}
+
+// limitedReader reads at most so much, and tells whether it has come to the end.
+type limitedReader struct {
+	r     io.Reader
+	left  int64
+	ended bool
+}
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, errTooMuch
+	}
+	n, err := l.r.Read(p[:min(int64(len(p)), l.left)])
+	l.left -= int64(n)
+	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		l.ended = true
+	}
+	return n, err
 }
 
 func killGroup(pid int) error {
@@ -180,7 +197,10 @@ func (c *Client) output(ctx context.Context, cmd command) (string, error) {
 	var text []byte
 	err := c.stream(ctx, cmd, func(r io.Reader) error {
 		var err error
-		text, err = io.ReadAll(io.LimitReader(r, 64<<20))
+		text, err = io.ReadAll(io.LimitReader(r, maxText))
+		if err == nil && len(text) == maxText {
+			err = errTooMuch
+		}
 		return err
 	})
 	return string(text), err

@@ -18,6 +18,7 @@ type records struct {
 	sep    []byte
 	fields int
 	row    []byte   // of rows with line breaks in them
+	ends   []int    // of the separators in the row
 	out    [][]byte // of the last row
 }
 
@@ -28,15 +29,24 @@ func newRecords(r io.Reader, sep string, fields int) *records {
 // next gives the fields of the next row, which are valid until the next call, and io.EOF after the last whole row.
 func (s *records) next() ([][]byte, error) {
 	s.row = s.row[:0]
+	s.ends = s.ends[:0]
 	for {
 		line, err := s.r.ReadSlice('\n')
-		if err == nil && len(s.row) == 0 && s.split(line[:len(line)-1]) {
-			return s.out, nil // nearly always
+		if err == nil && len(s.row) == 0 && s.find(line, 0) {
+			return s.checked(line) // nearly always
+		}
+		// Separators are looked for once, however many lines the row has.
+		from := max(0, len(s.row)-len(s.sep)+1)
+		if len(s.row) == 0 {
+			s.ends = s.ends[:0]
+		} else if n := len(s.ends); n > 0 {
+			from = max(from, s.ends[n-1])
 		}
 		s.row = append(s.row, line...)
 		if len(s.row) > maxRecord {
 			return nil, fmt.Errorf("%w: a row is longer than %d bytes", ErrIncomplete, maxRecord)
 		}
+		whole := s.find(s.row, from)
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
 			continue
@@ -48,25 +58,38 @@ func (s *records) next() ([][]byte, error) {
 		case err != nil:
 			return nil, err
 		}
-		if s.split(s.row[:len(s.row)-1]) {
-			return s.out, nil
+		if whole {
+			return s.checked(s.row)
 		}
 	}
 }
 
-// split divides a row, and tells whether it has all its fields.
-func (s *records) split(row []byte) bool {
-	out := s.out[:0]
-	for len(out) < s.fields-1 {
-		i := bytes.Index(row, s.sep)
+// find notes where separators end, from an offset on, and tells whether there are as many as a row has, or more.
+func (s *records) find(row []byte, from int) bool {
+	for len(s.ends) < s.fields {
+		i := bytes.Index(row[from:], s.sep)
 		if i < 0 {
-			return false
+			break
 		}
-		out = append(out, row[:i])
-		row = row[i+len(s.sep):]
+		from += i + len(s.sep)
+		s.ends = append(s.ends, from)
 	}
-	s.out = append(out, row)
-	return !bytes.Contains(row, s.sep)
+	return len(s.ends) >= s.fields-1
+}
+
+// checked divides a row without its line break at the separators.
+func (s *records) checked(row []byte) ([][]byte, error) {
+	if len(s.ends) != s.fields-1 {
+		return nil, fmt.Errorf("%w: a row with more fields than it may have", ErrIncomplete)
+	}
+	s.out = s.out[:0]
+	start := 0
+	for _, end := range s.ends {
+		s.out = append(s.out, row[start:end-len(s.sep)])
+		start = end
+	}
+	s.out = append(s.out, row[start:len(row)-1])
+	return s.out, nil
 }
 
 // interner keeps one copy of texts that occur in many rows.

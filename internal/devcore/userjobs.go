@@ -318,8 +318,12 @@ func (c *Core) sendKeys(r *http.Request, who ident.UCloudUser) {
 	}
 }
 
-// serveCompute is what the console needs for its form.
-func (c *Core) serveCompute(w http.ResponseWriter, _ *http.Request) {
+// serveCompute is what the console needs for its form. With an end user's token it names the user's projects.
+func (c *Core) serveCompute(w http.ResponseWriter, r *http.Request) {
+	type project struct {
+		ID    ident.ProjectID `json:"id"`
+		Title string          `json:"title"`
+	}
 	type machine struct {
 		Product  providerapi.Product `json:"product"`
 		Features []string            `json:"features"`
@@ -333,8 +337,15 @@ func (c *Core) serveCompute(w http.ResponseWriter, _ *http.Request) {
 			machines = append(machines, machine{p, m.Features})
 		}
 	}
+	projects := providerapi.List[project]{}
 	c.mu.Lock()
+	who := c.logins[bearer(r)]
+	for _, id := range c.projectIDsLocked() {
+		if who != "" && c.isMemberLocked(id, who) {
+			projects = append(projects, project{id, c.projects[id].doc.Specification.Title})
+		}
+	}
 	apps := providerapi.List[providerapi.Application](slices.Clone(c.jobs.docs))
 	c.mu.Unlock()
-	respond(w, http.StatusOK, map[string]any{"applications": apps, "machines": machines})
+	respond(w, http.StatusOK, map[string]any{"applications": apps, "machines": machines, "projects": projects})
 }

@@ -8,6 +8,9 @@
 //	transfers.js  the list of uploads
 //	tasks.js      the list of background tasks
 //	search.js     the search below a folder
+//	jobs.js       the list of jobs and the page of a job
+//	jobform.js    the fields of an application
+//	terminal.js   a terminal; the emulator itself is xterm.js in vendor (scripts/vendor-console)
 //	api.js        calls, and names and numbers for people
 //
 // Names of files come from whoever can write to a directory. They are only ever put into the page as text, and the

@@ -13,12 +13,12 @@ const unexplained = {
 };
 
 // call makes a call at Core. Its error is a sentence for people.
-export async function call(method, path, body) {
+export async function call(method, path, body, headers = {}) {
   let res;
   try {
     res = await fetch(path, {
       method,
-      headers: { Authorization: "Bearer " + session.token, "X-Dev-Key": key, ...(body ? { "Content-Type": "application/json" } : {}) },
+      headers: { Authorization: "Bearer " + session.token, "X-Dev-Key": key, ...(body ? { "Content-Type": "application/json" } : {}), ...headers },
       body: body ? JSON.stringify(body) : undefined,
     });
   } catch {

@@ -1,7 +1,8 @@
 // Signing in, the connection to the provider, and the list of drives.
 
 import { attempt, button, call, icon, key, el, say, session, shown } from "./api.js";
-import { browse, leave, setDrives, whenDrivesChange } from "./files.js";
+import { browse, leave, setDrives, viewed, whenDrivesChange } from "./files.js";
+import { folderTerminal, forget as forgetJobs, leaveJobs, setUp as setUpJobs } from "./jobs.js";
 import { follow } from "./tasks.js";
 
 const $ = (id) => document.getElementById(id);
@@ -12,6 +13,7 @@ async function signIn(name) {
   const login = await call("POST", "/auth/loginServer", { username: name, password: key, service: "console" });
   Object.assign(session, { token: login.accessToken, user: name });
   leave();
+  forgetJobs();
   $("continue").hidden = true;
   say("Signed in as " + name);
   follow();
@@ -35,13 +37,14 @@ async function refresh() {
   setDrives(drives);
   $("drives").replaceChildren();
   for (const drive of drives) {
-    const open = button("", () => attempt(() => browse("/" + drive.id)), { className: "link" });
+    const open = button("", () => attempt(() => { leaveJobs(); return browse("/" + drive.id); }), { className: "link" });
     open.append(icon("drive"), drive.specification.title, el("small", {}, " (" + drive.id + ")"));
     $("drives").append(el("li", {}, open));
   }
   const own = drives.find((d) => (d.status.resolvedSupport?.features || []).includes("drive.management"));
   product = own?.specification.product;
   $("drive-form").hidden = !own;
+  await setUpJobs();
   if (!drives.length) $("drives").append(el("li", { className: "detail" }, "No drives yet. They appear once the connection has been approved."));
 }
 
@@ -56,6 +59,7 @@ $("drive-form").onsubmit = (e) => {
   });
 };
 whenDrivesChange(refresh);
+$("folder-terminal").onclick = () => folderTerminal(viewed());
 $("user").onchange = () => attempt(() => signIn($("user").value));
 $("connect").onclick = () => attempt(async () => {
   const res = await call("POST", "/api/providers/integration/connect", { provider: session.provider });

@@ -20,6 +20,9 @@ export function setDrives(list) {
   if (view.path && !drives.has(driveOf(view.path))) leave();
 }
 
+// viewed is the path of the folder that is shown.
+export const viewed = () => view.path;
+
 // leave shows no folder.
 export function leave() {
   view.path = "";

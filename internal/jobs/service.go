@@ -136,7 +136,8 @@ func (s *Service) watcher(id string) (<-chan struct{}, func()) {
 // record is what callers get of a row.
 func record(j *store.Job, caller ident.UID) ipcapi.JobRecord {
 	r := ipcapi.JobRecord{
-		ID: j.ID, Owner: j.Owner, CreatedBy: j.CreatedBy, UID: j.UID, Own: j.UID == caller, Engine: j.Engine, EngineID: j.EngineID,
+		ID: j.ID, Owner: j.Owner, CreatedBy: j.CreatedBy, UID: j.UID, Own: j.UID == caller,
+		Confirmed: j.CoreKnown != 0 && j.Submission == store.JobSubmitted, Engine: j.Engine, EngineID: j.EngineID,
 		ProviderGeneratedID: j.PGID, Account: j.Account, State: j.State, Folder: j.Folder,
 		Application:     providerapi.ApplicationReference{Name: j.AppName, Version: j.AppVersion},
 		ApplicationType: j.AppType, Replicas: j.Replicas, Nodes: j.Nodes, Port: j.Port, StartedAt: j.StartedAt, LimitMs: j.LimitMs,

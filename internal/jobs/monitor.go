@@ -249,7 +249,7 @@ func (m *monitor) compare(ctx context.Context, v *view) error {
 		case !o.State.Final() && !what.inQueue:
 			v.missing = append(v.missing, *j) // accounting is late, or knows a job that slurmctld has lost
 		case o.State.Final() && !v.queued:
-		case o.State.Final() && len(what.parts) > 1:
+		case o.State.Final() && (len(what.parts) > 1 || what.parts[0].Task != ""):
 			asIs = append(asIs, j.EngineID) // accounting has the tasks that ended before
 		default:
 			if d := m.observed(v, j, &o); d != nil {

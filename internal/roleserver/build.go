@@ -59,6 +59,7 @@ type parts struct {
 	scripts  *scriptlog.Log
 	management
 	accounting
+	compute
 	handler  *integration.Handler
 	branding brandingCache
 
@@ -85,7 +86,7 @@ func (s *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		s.openStore, s.buildAuth, s.buildCore, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildHandlers, s.openSockets,
+		s.openStore, s.buildAuth, s.buildCore, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildHandlers, s.openSockets,
 	} {
 		if err := step(ctx); err != nil {
 			return err

@@ -85,6 +85,9 @@ func (s *server) buildHandlers(context.Context) error {
 		Upload:   func() onetime.Limits { return uploadLimits(s.config.Load()) },
 		Download: func() onetime.Limits { return downloadLimits(s.config.Load()) },
 	}).Register(s.ipc)
+	if s.jobs != nil {
+		s.jobs.Register(s.ipc)
+	}
 	s.registerCalls()
 	commands, err := operator.New(operator.Options{
 		Users: s.users, Tickets: s.tickets, Store: s.store, Instances: s.launcher, Status: s.status, Version: s.o.Version,

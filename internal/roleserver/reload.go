@@ -61,12 +61,13 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	catalogue, catalogueErr := newCatalogue(next)
 	plan, planErr := s.storagePlan(next)
 	accounts, accountsErr := s.accountsPlan(next)
+	states, statesErr := slurmStates(next)
 	defer func() {
 		if s.config.Load() == old { // nothing has changed after all
 			s.runner.SetDefaults(scriptDefaults(old))
 		}
 	}()
-	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr, accountsErr); err != nil {
+	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr, accountsErr, statesErr); err != nil {
 		return report, err
 	}
 	if dryRun {
@@ -79,6 +80,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	s.setLevel(next)
 	s.branding.Store(branding)
 	s.core.SetRefreshToken(next.Server.RefreshToken.Value())
+	s.states.Store(states)
 	s.products.SetCatalog(catalogue)
 	s.tasks.SetLimits(next.Tasks.MaxPerUser, next.Tasks.MaxGlobal)
 	drivesErr := errors.Join(s.setStorage(ctx, plan), s.setAccounts(accounts))

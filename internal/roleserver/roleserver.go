@@ -131,6 +131,9 @@ func (s *server) run(ctx context.Context) error {
 	start("usage", s.usage.Run)
 	start("slurm accounts", s.accounts.Run)
 	start("usage of machines", s.charges.Run)
+	if s.jobs != nil {
+		start("jobs", s.jobs.Run)
+	}
 	start("signals", func(ctx context.Context) error {
 		for {
 			select {

@@ -101,6 +101,7 @@ func startDocument(cfg *config.Config) ipcapi.Start {
 		start.Files.JobFolder = slurm.JobFolder
 	}
 	start.Transfers = transferSettings(cfg)
+	start.Jobs = jobSettings(cfg)
 	return start
 }
 

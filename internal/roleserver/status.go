@@ -27,7 +27,7 @@ func (s *server) status(ctx context.Context) ipcapi.StatusReport {
 	}
 	for _, part := range []func(context.Context) ipcapi.StatusPart{
 		s.coreStatus, s.eventStatus, s.productStatus, s.databaseStatus, s.gatewayStatus, s.instanceStatus, s.userStatus,
-		s.driveStatus, s.quotaStatus, s.usageStatus, s.accountStatus, s.chargeStatus, s.deliveryStatus,
+		s.driveStatus, s.quotaStatus, s.usageStatus, s.jobStatus, s.accountStatus, s.chargeStatus, s.deliveryStatus,
 	} {
 		p := part(ctx)
 		report.Health = report.Health.Worse(p.Health)

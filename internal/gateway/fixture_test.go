@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if upgradeChild() {
+	if upgradeChild() || webAppChild() {
 		return
 	}
 	goleak.VerifyTestMain(m)

@@ -43,7 +43,7 @@ func exact(id JobID) (string, error) {
 	}
 	tasks, _, _ := strings.Cut(id.Task, "%")
 	if tasks == "" || strings.Contains(tasks, ".") {
-		return "", fmt.Errorf("Slurm does not tell all tasks of %s", cut(id.String())) //nolint:staticcheck // a name
+		return "", fmt.Errorf("not all tasks of %s are known", cut(id.String()))
 	}
 	return strconv.FormatUint(id.ID, 10) + "_[" + tasks + "]", nil
 }

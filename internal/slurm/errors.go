@@ -13,7 +13,7 @@ var (
 	// ErrUnknownOutcome says that a job may have been submitted, or not. Only Slurm can tell, later.
 	ErrUnknownOutcome = errors.New("it is not known whether the job was submitted")
 	// ErrUnavailable says that slurmctld or slurmdbd does not answer, or not in time.
-	ErrUnavailable = errors.New("Slurm does not answer") //nolint:staticcheck // a name
+	ErrUnavailable = errors.New("no answer from Slurm")
 	// ErrNoJob says that slurmctld does not have the job: it never did, or has forgotten it.
 	ErrNoJob = errors.New("no such job")
 	// ErrDenied says that the user, or the service account, may not do that.

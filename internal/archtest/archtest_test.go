@@ -96,6 +96,7 @@ func TestImports(t *testing.T) {
 		{"os/exec", []string{
 			"internal/launcher", "internal/localuser", "internal/instance", "internal/handover", "internal/driveplan",
 			"internal/cli", "internal/demo", "internal/testkit/...", "internal/config", "internal/localengine", "internal/jobrunner", "internal/slurm",
+			"internal/terminal",
 		}, "programs are started in few, named places"},
 		{"database/sql", []string{"internal/store/..."}, "nothing else knows SQL"},
 		{"github.com/jackc/pgx/v5", []string{"internal/store/...", "internal/testkit/storetest"}, "nothing else knows SQL"},

@@ -201,3 +201,18 @@ func (l Local) OpenRegular() (*os.File, Info, error) {
 	}
 	return os.NewFile(uintptr(fd), l.path.Name()), info, nil
 }
+
+// OpenWorkDir opens the place as a directory for a program to work in, and gives its path on this machine. The path is for
+// showing; what is entered is the descriptor.
+func (l Local) OpenWorkDir() (*os.File, string, error) {
+	fd, err := l.root.open(l.path.rel, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, "", l.root.explain(err)
+	}
+	path, err := realPath(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, "", err
+	}
+	return os.NewFile(uintptr(fd), path), path, nil
+}

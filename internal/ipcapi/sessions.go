@@ -25,10 +25,13 @@ const (
 	PurposeUpload   = "upload"
 	PurposeDownload = "download"
 	PurposeTransfer = "transfer" // an upload by another provider; lives longer
+	PurposeShell    = "shell"    // a terminal; lives for a minute and works once
 )
 
 // SessionPurposes are all purposes, for [GatewayToken].
-func SessionPurposes() []string { return []string{PurposeUpload, PurposeDownload, PurposeTransfer} }
+func SessionPurposes() []string {
+	return []string{PurposeUpload, PurposeDownload, PurposeTransfer, PurposeShell}
+}
 
 // Bounds of the calls here.
 const (

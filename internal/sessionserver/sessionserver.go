@@ -110,6 +110,8 @@ func (s *Server) limits(purpose string) (onetime.Limits, error) {
 		return TransferLimits, nil
 	case ipcapi.PurposeSource:
 		return SourceLimits, nil
+	case ipcapi.PurposeShell:
+		return onetime.TerminalLimits, nil
 	}
 	return onetime.Limits{}, failure.New(failure.Invalid, "The purpose of the session is unknown")
 }
@@ -127,7 +129,8 @@ func (s *Server) create(ctx context.Context, r *ipc.Request, req ipcapi.SessionC
 		tokens = tokens[:0]
 		for i := range req.Items {
 			item := &req.Items[i]
-			if item.Drive == "" || item.Object == "" || len(item.Data) > ipcapi.MaxSessionData || len(item.Object) > ipcapi.MaxSessionData {
+			// A terminal in a job has no drive.
+			if item.Drive == "" && req.Purpose != ipcapi.PurposeShell || item.Object == "" || len(item.Data) > ipcapi.MaxSessionData || len(item.Object) > ipcapi.MaxSessionData {
 				return failure.New(failure.Invalid, "The session is not described completely, or at too great length")
 			}
 			rec := record{UID: r.Peer.UID(), Drive: item.Drive, Owner: item.Owner, Category: item.Category, Data: item.Data}
@@ -205,8 +208,12 @@ func makeRoom(tx *store.Tx, user ident.UCloudUser, purpose string, now time.Time
 // has registered itself it knows better than the record. Permissions inside of a project are Core's, and are not known
 // here: they were checked by Core and by the instance when the session was made.
 func allowed(tx *store.Tx, user ident.UCloudUser, purpose string, rec *record, creating bool) error {
-	write := purpose != ipcapi.PurposeDownload && purpose != ipcapi.PurposeSource
+	// Who has used up the storage needs a terminal to make room.
+	write := purpose != ipcapi.PurposeDownload && purpose != ipcapi.PurposeSource && purpose != ipcapi.PurposeShell
 	owner, category := rec.Owner, rec.Category
+	if rec.Drive == "" {
+		return member(tx, user, owner)
+	}
 	d, err := tx.DriveByID(rec.Drive)
 	switch {
 	case err == nil:
@@ -222,14 +229,8 @@ func allowed(tx *store.Tx, user ident.UCloudUser, purpose string, rec *record, c
 	case rec.Known:
 		return failure.New(failure.NotFound, "The drive does not exist any more")
 	}
-	if owner.IsProject() {
-		p, err := tx.Project(owner.Project)
-		switch {
-		case err == nil && !slices.ContainsFunc([]providerapi.ProjectMember(p.Document.Status.Members), func(m providerapi.ProjectMember) bool { return m.Username == user }):
-			return failure.New(failure.Forbidden, "You are not a member of the project any more")
-		case err != nil && !errors.Is(err, store.ErrNotFound):
-			return err
-		}
+	if err := member(tx, user, owner); err != nil {
+		return err
 	}
 	if !write || !owner.Valid() {
 		return nil
@@ -238,6 +239,21 @@ func allowed(tx *store.Tx, user ident.UCloudUser, purpose string, rec *record, c
 	switch {
 	case err == nil && w.Locked:
 		return failure.New(failure.PaymentRequired, "The storage allocation of this workspace is used up")
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	return nil
+}
+
+// member refuses who has left the project, as far as the server knows.
+func member(tx *store.Tx, user ident.UCloudUser, owner ident.Owner) error {
+	if !owner.IsProject() {
+		return nil
+	}
+	p, err := tx.Project(owner.Project)
+	switch {
+	case err == nil && !slices.ContainsFunc([]providerapi.ProjectMember(p.Document.Status.Members), func(m providerapi.ProjectMember) bool { return m.Username == user }):
+		return failure.New(failure.Forbidden, "You are not a member of the project any more")
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		return err
 	}

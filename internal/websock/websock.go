@@ -110,9 +110,13 @@ func (c *Conn) ReadText(ctx context.Context) ([]byte, error) {
 	return data, err
 }
 
-// Send sends a text message. A peer that does not take it in time loses the connection.
+// Send sends a text message. A peer that does not take it in time loses the connection. The end of ctx keeps a message
+// from being begun and not from being finished: half of one would be the end of the connection.
 func (c *Conn) Send(ctx context.Context, text []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, c.write)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.write)
 	defer cancel()
 	return c.Write(ctx, websocket.MessageText, text)
 }
@@ -131,6 +135,9 @@ func (c *Conn) KeepAlive(ctx context.Context, interval time.Duration) {
 		limit, cancel := context.WithTimeout(ctx, min(pongTimeout, interval))
 		err := c.Ping(limit)
 		cancel()
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			c.CloseNow() //nolint:errcheck // it is to end
 			return

@@ -141,6 +141,7 @@ func (a *app) root() *cobra.Command {
 		a.versionCommand(), a.schemaCommand(),
 		a.scriptsCommand(),
 		a.tasksCommand(),
+		a.jobsCommand(),
 	)
 	return root
 }

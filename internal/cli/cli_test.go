@@ -43,6 +43,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 		"instances list", "instances ls", "instances stop", "instances restart", "drives list", "drives ls",
 		"allocations list", "allocations ls", "allocations apply",
 		"projects list", "projects ls", "projects show", "projects get", "projects map", "projects remove", "projects rm",
+		"jobs list", "jobs ls", "jobs show", "jobs get", "jobs cancel", "jobs resync",
 		"completion bash", "completion zsh", "completion fish",
 	} {
 		w := &world{socket: "/nonexistent"}

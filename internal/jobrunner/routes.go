@@ -30,6 +30,7 @@ func (r *Runner) Routes() []fileserver.Route {
 		route("jobs/unsuspend", bulkBody, bulk(r.Resume)),
 		route("jobs/interactiveSession", bulkBody, sessions(r.Open)),
 		route("jobs/openTerminalInFolder", oneBody, sessions(r.OpenFolders)),
+		route("jobs/requestDynamicParameters", oneBody, r.serveParameters),
 		// Access lists and labels are Core's; nothing here depends on them.
 		route("jobs/updateAcl", bulkBody, bulk(func(context.Context, []providerapi.Empty) error { return nil })),
 		route("jobs/onUpdatedLabels", bulkBody, serveLabels),
@@ -88,6 +89,18 @@ func sessions[Item any](open func(context.Context, []Item) ([]providerapi.OpenSe
 		}
 		return c.Write(w, providerapi.BulkResponse[providerapi.OpenSession]{Responses: list})
 	}
+}
+
+func (r *Runner) serveParameters(w http.ResponseWriter, c *fileserver.Call) error {
+	var req providerapi.DynamicParametersRequest
+	if err := c.Decode(w, &req); err != nil {
+		return err
+	}
+	list, err := r.Parameters(c.Context(), &req)
+	if err != nil {
+		return err
+	}
+	return c.Write(w, providerapi.DynamicParametersResponse{Parameters: list})
 }
 
 func serveLabels(w http.ResponseWriter, c *fileserver.Call) error {

@@ -57,6 +57,7 @@ type parts struct {
 	uploads   *uploads.Service
 	downloads *downloads.Service
 	transfers *transfers.Service
+	compute   compute
 	endScans  func(ctx context.Context) // ends what measure has begun, and waits for it
 }
 
@@ -123,9 +124,13 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 		return nil, err
 	}
 	p.uploads.TakeWills()
+	jobs, err := p.startCompute(a)
+	if err != nil {
+		return nil, err
+	}
 	return fileserver.New(fileserver.Options{
 		Provider: start.Provider, Start: start, Files: p.files, Log: a.Log(),
-		Routes: slices.Concat(p.uploads.Routes(), p.downloads.Routes(), p.transfers.Routes(), []fileserver.Route{taskapi.Route(p.tasks)}),
+		Routes: slices.Concat(p.uploads.Routes(), p.downloads.Routes(), p.transfers.Routes(), []fileserver.Route{taskapi.Route(p.tasks)}, jobs),
 	}), nil
 }
 
@@ -144,12 +149,16 @@ func (p *parts) configure(a *instance.Agent) {
 
 // giveBack hands unfinished tasks to the server, for the next instance. Requests that need a new one are refused from now
 // on, in a way that has Core repeat them.
-func (p *parts) giveBack(ctx context.Context) { _ = p.tasks.Close(ctx) }
+func (p *parts) giveBack(ctx context.Context) {
+	p.compute.giveBack()
+	_ = p.tasks.Close(ctx)
+}
 
 // close ends what still runs. It is called after the last request.
 func (p *parts) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	p.compute.close(ctx)
 	if p.endScans != nil {
 		p.endScans(ctx) // what was measured so far is handed in
 	}

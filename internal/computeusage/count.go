@@ -140,7 +140,7 @@ func (s *Service) countRuns(ctx context.Context, set *Settings, b *book, now tim
 	if stop := s.step("asked slurmdbd"); stop != nil {
 		return stop
 	}
-	t := &taking{s: s, set: set, b: b, live: live, now: now}
+	t := &taking{s: s, set: set, b: b, live: live, now: now, unmatched: map[string]bool{}}
 	if stop := t.take(ctx, runs); stop != nil {
 		return stop
 	}
@@ -156,7 +156,7 @@ func (s *Service) countRuns(ctx context.Context, set *Settings, b *book, now tim
 	}
 	if full {
 		s.mu.Lock()
-		s.state.Unmatched = t.unmatched
+		s.state.Unmatched = len(t.unmatched)
 		s.mu.Unlock()
 	}
 	if stop := s.step("before the cursor"); stop != nil {
@@ -263,9 +263,9 @@ type taking struct {
 	s         *Service
 	set       *Settings
 	b         *book
-	live      map[string]bool // nil: not known
+	live      map[string]time.Time // nil: not known
 	now       time.Time
-	unmatched int
+	unmatched map[string]bool // runs that belong to no category
 }
 
 func (t *taking) take(ctx context.Context, runs []Run) error {
@@ -273,9 +273,7 @@ func (t *taking) take(ctx context.Context, runs []Run) error {
 		if stop := t.s.step("before a chunk"); stop != nil {
 			return stop
 		}
-		var unmatched int
 		err := t.s.o.Store.Update(ctx, func(tx *store.Tx) error {
-			unmatched = 0
 			moved := map[entry]int64{} // units times seconds
 			for i := range part {
 				fits, err := t.one(tx, &part[i], moved)
@@ -283,7 +281,7 @@ func (t *taking) take(ctx context.Context, runs []Run) error {
 					return err
 				}
 				if !fits {
-					unmatched++
+					t.unmatched[part[i].key()] = true
 				}
 			}
 			for e, delta := range moved {
@@ -296,7 +294,6 @@ func (t *taking) take(ctx context.Context, runs []Run) error {
 		if err != nil {
 			return fmt.Errorf("take usage into the ledger: %w", err)
 		}
-		t.unmatched += unmatched
 		if stop := t.s.step("after a chunk"); stop != nil {
 			return stop
 		}
@@ -338,7 +335,7 @@ func (t *taking) one(tx *store.Tx, r *Run, moved map[entry]int64) (fits bool, er
 	switch {
 	case !r.End.IsZero():
 		next.Seconds, next.EndedAt = r.Seconds, r.End
-	case !t.live[r.ID]:
+	case !t.runs(r):
 		if fresh {
 			return true, nil
 		}
@@ -355,6 +352,13 @@ func (t *taking) one(tx *store.Tx, r *Run, moved map[entry]int64) (fits bool, er
 	}
 	moved[entry{next.Owner, next.Category}] += delta
 	return true, tx.PutComputeRun(next)
+}
+
+// runs tells whether slurmctld has this run. Earlier runs of a job that was requeued have ended, even where slurmdbd does
+// not know yet.
+func (t *taking) runs(r *Run) bool {
+	start, ok := t.live[r.ID]
+	return ok && !r.Start.Before(start)
 }
 
 // maxUnitSeconds bounds one run, so that sums of a transaction cannot overflow.

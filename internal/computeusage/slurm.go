@@ -12,14 +12,14 @@ import (
 type Slurm struct{ Client *slurm.Client }
 
 // Live implements [Source].
-func (s Slurm) Live(ctx context.Context) (map[string]bool, error) {
+func (s Slurm) Live(ctx context.Context) (map[string]time.Time, error) {
 	if err := s.Client.Ping(ctx); err != nil {
 		return nil, err
 	}
-	live := map[string]bool{}
+	live := map[string]time.Time{}
 	err := s.Client.Queue(ctx, slurm.QueueQuery{}, func(j slurm.Job) error {
-		if !waits(j.State) {
-			live[j.ID.String()] = true
+		if !waits(j.State) && !j.Start.IsZero() {
+			live[j.ID.String()] = j.Start
 		}
 		return nil
 	})

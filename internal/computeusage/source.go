@@ -27,8 +27,9 @@ func (r *Run) key() string { return r.ID + "@" + r.Start.UTC().Format(time.RFC33
 
 // Source is what is asked of Slurm. An error means that nothing is known, and nothing is then changed.
 type Source interface {
-	// Live are the jobs that slurmctld has and that have begun. An error tells that slurmctld does not answer.
-	Live(ctx context.Context) (map[string]bool, error)
+	// Live are the jobs that slurmctld has and that have begun, with the start of their present run. An error tells that
+	// slurmctld does not answer.
+	Live(ctx context.Context) (map[string]time.Time, error)
 	// Runs are the runs that existed at any time since then, of these accounts; of all accounts if there are none.
 	Runs(ctx context.Context, since time.Time, accounts []string) ([]Run, error)
 	// RunsOf are the runs of these jobs, whenever they were.

@@ -72,6 +72,8 @@ type Terminal struct {
 	Shell              Path     `key:"shell" exists:"file" defaultDoc:"the user's login shell" doc:"Program that is started."`
 	IdleTimeout        Duration `key:"idleTimeout" default:"4h" zero:"yes" doc:"Time without input and output; 0 = never."`
 	MaxSessionsPerUser int      `key:"maxSessionsPerUser" default:"10" min:"1" max:"1000" doc:"Open terminals of one user."`
+	Detach             Duration `key:"detach" default:"10m" zero:"yes" max:"7d" doc:"How long a terminal whose connection is lost is kept, with what runs in it, also over an upgrade; 0 = it ends with the connection."`
+	MaxTime            Duration `key:"maxTime" default:"0" zero:"yes" doc:"Longest life of a terminal; 0 = no limit."`
 }
 
 // The kinds of database.

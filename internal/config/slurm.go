@@ -29,6 +29,8 @@ type Slurm struct {
 	Templates              Templates          `key:"templates" doc:"What templates may do."`
 	Sbatch                 Sbatch             `key:"sbatch" doc:"Directives of job scripts."`
 	Web                    Web                `key:"web" doc:"Web applications of jobs."`
+	Shell                  string             `key:"shell" enum:"srun,ssh" default:"srun" doc:"How terminals in jobs get to compute nodes. ssh needs a login without a password, such as host-based authentication, and pam_slurm_adopt."`
+	LogReplay              Size               `key:"logReplay" default:"4MiB" min:"64KiB" doc:"How much of the log of a job is shown to who opens it, for all of its files together; of longer ones the end."`
 	VNC                    VNC                `key:"vnc" doc:"Remote desktops."`
 	TimeExtension          bool               `key:"timeExtension" default:"false" doc:"Users may give their jobs more time, up to maxTime. The service account has to be an operator of Slurm."`
 	Accounts               *AccountManagement `key:"accountManagement" need:"if managed; forbidden when unmanaged" doc:"Slurm accounts."`

@@ -35,6 +35,9 @@ type Options struct {
 	// belongs to no request is to be given back now: the end waits for it as long as it counts as busy ([Agent.Busy]).
 	// It should return before ctx ends.
 	Ending func(ctx context.Context)
+	// Stopping, if set, is called beside Ending when the instance does not end in order to be replaced, but at once: its
+	// user may not have it any more, or an operator has ended it.
+	Stopping func(ctx context.Context)
 	// Configure, if set, is told when settings have changed; [Agent.Start] has the new ones.
 	Configure func(a *Agent)
 	// Build identifies the code; "" means the executable file itself.
@@ -253,6 +256,13 @@ func (a *Agent) wind(ctx context.Context, end ending, limit time.Duration) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingTimeout)
 			defer cancel()
 			a.o.Ending(ctx)
+		})
+	}
+	if !end.drain && end.err == nil && a.o.Stopping != nil {
+		given.Go(func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingTimeout)
+			defer cancel()
+			a.o.Stopping(ctx)
 		})
 	}
 	if end.drain {

@@ -278,6 +278,9 @@ type JobSettings struct {
 	Web       bool   `json:"web,omitempty"`
 	VNC       bool   `json:"vnc,omitempty"`
 
+	Shell          bool     `json:"shell,omitempty"`        // terminals are offered
+	ShellProgram   string   `json:"shellProgram,omitempty"` // instead of the account's shell
+	LogReplay      int64    `json:"logReplay,omitempty"`    // bytes of an old log
 	ShellHosts     string   `json:"shellHosts,omitempty"` // how shells get to compute nodes: "srun" or "ssh"
 	ShellDetachMs  int64    `json:"shellDetachMs,omitempty"`
 	ShellIdleMs    int64    `json:"shellIdleMs,omitempty"`

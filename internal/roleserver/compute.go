@@ -232,8 +232,6 @@ func jobSettings(cfg *config.Config) ipcapi.JobSettings {
 	out := ipcapi.JobSettings{
 		Enabled: true, Engine: ipcapi.EngineSlurm, Binaries: c.Binaries.String(), TimeoutMs: time.Duration(c.CommandTimeout).Milliseconds(),
 		OnSubmit: c.Hooks.OnJobSubmit.Path.String(), Web: c.Web.Enabled, VNC: c.Web.Enabled && c.VNC.Enabled,
-		SSHInstallKeys: cfg.Services.SSH.Enabled && cfg.Services.SSH.InstallKeys, SSHKeysFile: cfg.Services.SSH.AuthorizedKeysFile.String(),
-		SSHKeyTypes: cfg.Services.SSH.AllowedKeyTypes,
 	}
 	if cfg.Development.FakeSlurm {
 		out.Engine = ipcapi.EngineLocal

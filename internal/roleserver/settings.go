@@ -102,6 +102,7 @@ func startDocument(cfg *config.Config) ipcapi.Start {
 	}
 	start.Transfers = transferSettings(cfg)
 	start.Jobs = jobSettings(cfg)
+	addInteractive(cfg, &start.Jobs)
 	return start
 }
 

@@ -48,7 +48,9 @@ func (s *server) categoryDeclared(string) {
 func newCatalogue(cfg *config.Config) (*products.Catalog, error) {
 	o := products.Options{
 		Provider: cfg.Provider.ID.String(), Compute: computeProducts(cfg),
-		Features: products.Features{Trash: cfg.Files.Trash.Enabled, StreamingSearch: true},
+		Features: products.Features{
+			Trash: cfg.Files.Trash.Enabled, StreamingSearch: true, Terminal: cfg.Terminal.Enabled, JobTerminal: cfg.Terminal.Enabled, Logs: true,
+		},
 	}
 	for name, fs := range cfg.Services.FileSystems.All() {
 		o.Storage = append(o.Storage, products.Storage{

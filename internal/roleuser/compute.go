@@ -36,7 +36,7 @@ func (p *parts) startCompute(a *instance.Agent) ([]fileserver.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	openers := map[providerapi.SessionType]jobrunner.Opener{}
+	openers := map[providerapi.SessionType]jobrunner.Opener{providerapi.SessionShell: p.interactive.openShell}
 	if start.Jobs.Web {
 		openers[providerapi.SessionWeb] = server.OpenInterface
 	}
@@ -55,7 +55,7 @@ func (p *parts) startCompute(a *instance.Agent) ([]fileserver.Route, error) {
 		},
 		FindDrive: func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error) { return findDrive(ctx, a, id) },
 		Drive:     func(f ipcapi.FoundDrive) providerapi.Drive { return driveOf(start.Provider, f) },
-		Openers:   openers,
+		Openers:   openers, OpenFolder: p.interactive.openFolder,
 	})
 	return p.compute.runner.Routes(), nil
 }

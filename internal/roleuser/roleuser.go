@@ -24,6 +24,7 @@ import (
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/taskapi"
 	"ucloud-im/internal/tasks"
+	"ucloud-im/internal/terminal"
 	"ucloud-im/internal/transfers"
 	"ucloud-im/internal/transfers/dial"
 	"ucloud-im/internal/uploads"
@@ -40,14 +41,26 @@ const (
 
 // Run is the program: it serves until it is told to end, is idle, or ctx ends. The result is the exit code.
 func Run(ctx context.Context) int {
+	if mode := os.Getenv(terminal.HolderEnv); mode != "" {
+		return holdTerminal(mode)
+	}
 	var p parts
-	err := instance.Run(ctx, instance.Options{Handler: p.build, Configure: p.configure, Ending: p.giveBack})
+	err := instance.Run(ctx, instance.Options{Handler: p.build, Configure: p.configure, Ending: p.giveBack, Stopping: p.interactive.cut})
 	p.close()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ucloud-user:", err)
 		return 1
 	}
 	return 0
+}
+
+// holdTerminal is the program as the holder of a shell (package terminal).
+func holdTerminal(mode string) int {
+	if err := instance.Harden(); err != nil {
+		fmt.Println(err) // whoever starts it reads this
+		return 1
+	}
+	return terminal.RunHolder(mode)
 }
 
 // parts is what an instance consists of. All of it is there once build has succeeded.
@@ -58,7 +71,9 @@ type parts struct {
 	downloads *downloads.Service
 	transfers *transfers.Service
 	compute   compute
-	endScans  func(ctx context.Context) // ends what measure has begun, and waits for it
+
+	interactive interactive
+	endScans    func(ctx context.Context) // ends what measure has begun, and waits for it
 }
 
 // measure lets the instance measure directories for the server.
@@ -124,13 +139,14 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 		return nil, err
 	}
 	p.uploads.TakeWills()
+	sessionRoutes := p.startInteractive(a, sessions)
 	jobs, err := p.startCompute(a)
 	if err != nil {
 		return nil, err
 	}
 	return fileserver.New(fileserver.Options{
 		Provider: start.Provider, Start: start, Files: p.files, Log: a.Log(),
-		Routes: slices.Concat(p.uploads.Routes(), p.downloads.Routes(), p.transfers.Routes(), []fileserver.Route{taskapi.Route(p.tasks)}, jobs),
+		Routes: slices.Concat(p.uploads.Routes(), p.downloads.Routes(), p.transfers.Routes(), []fileserver.Route{taskapi.Route(p.tasks)}, jobs, sessionRoutes),
 	}), nil
 }
 
@@ -145,11 +161,13 @@ func (p *parts) configure(a *instance.Agent) {
 	p.uploads.SetSettings(set.uploads)
 	p.downloads.SetSettings(set.downloads)
 	p.transfers.SetSettings(set.transfers)
+	p.interactive.configure(a.Start())
 }
 
 // giveBack hands unfinished tasks to the server, for the next instance. Requests that need a new one are refused from now
 // on, in a way that has Core repeat them.
 func (p *parts) giveBack(ctx context.Context) {
+	p.interactive.leave()
 	p.compute.giveBack()
 	_ = p.tasks.Close(ctx)
 }
@@ -158,6 +176,7 @@ func (p *parts) giveBack(ctx context.Context) {
 func (p *parts) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	p.interactive.leave() // if it did not come to giveBack
 	p.compute.close(ctx)
 	if p.endScans != nil {
 		p.endScans(ctx) // what was measured so far is handed in

@@ -281,7 +281,7 @@ type JobSettings struct {
 	Shell          bool     `json:"shell,omitempty"`        // terminals are offered
 	ShellProgram   string   `json:"shellProgram,omitempty"` // instead of the account's shell
 	LogReplay      int64    `json:"logReplay,omitempty"`    // bytes of an old log
-	ShellHosts     string   `json:"shellHosts,omitempty"` // how shells get to compute nodes: "srun" or "ssh"
+	ShellHosts     string   `json:"shellHosts,omitempty"`   // how shells get to compute nodes: "srun" or "ssh"
 	ShellDetachMs  int64    `json:"shellDetachMs,omitempty"`
 	ShellIdleMs    int64    `json:"shellIdleMs,omitempty"`
 	ShellMaxMs     int64    `json:"shellMaxMs,omitempty"`

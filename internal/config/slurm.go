@@ -58,6 +58,7 @@ type Srun struct {
 // Templates bound what application templates may do.
 type Templates struct {
 	AllowScripts []Exec `key:"allowScripts" default:"[]" doc:"Programs that templates may call; nothing else."`
+	RenderWords  bool   `key:"renderWords" flags:"added" default:"true" doc:"Take words of an application's environment and sbatch options that contain {{ or {% for templates, as uploads of YAML v2 mean them."`
 }
 
 // Sbatch are directives for all jobs.

@@ -52,24 +52,32 @@ func Render(ctx context.Context, source string, o Options) (text string, err err
 	ctx, cancel := context.WithTimeout(ctx, l.Time)
 	defer cancel()
 	m := &machine{ctx: ctx, limits: l, options: o, quote: !o.Raw, undefined: map[string]bool{}}
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case stop:
-			err = m.explain(r)
-		default:
-			// A bug here or in the parser must not end the process: the template is a user's.
-			err = failure.Wrap(fmt.Errorf("panic: %v", r), failure.Invalid, "%s cannot be rendered", sentence(m.name()))
-		}
-	}()
-	if len(source) > l.Source {
-		m.fail(0, "is longer than %d bytes", l.Source)
-	}
-	m.parse(source)
+	defer m.recovered(&err)
+	m.load(source)
 	m.globals()
 	m.out = &strings.Builder{}
 	m.nodes(m.root.Nodes)
 	return m.out.String(), nil
+}
+
+// recovered is deferred; it turns what was thrown into an error.
+func (m *machine) recovered(err *error) {
+	switch r := recover().(type) {
+	case nil:
+	case stop:
+		*err = m.explain(r)
+	default:
+		// A bug here or in the parser must not end the process: the template is a user's.
+		*err = failure.Wrap(fmt.Errorf("panic: %v", r), failure.Invalid, "%s cannot be rendered", sentence(m.name()))
+	}
+}
+
+// load reads the source.
+func (m *machine) load(source string) {
+	if len(source) > m.limits.Source {
+		m.fail(0, "is longer than %d bytes", m.limits.Source)
+	}
+	m.parse(source)
 }
 
 func (l Limits) withDefaults() Limits {
@@ -157,4 +165,12 @@ func True(v any) bool {
 		return len(v) > 0
 	}
 	return truth(v)
+}
+
+// Check reads a template without rendering it.
+func Check(source string) (err error) {
+	m := &machine{ctx: context.Background(), limits: Limits{}.withDefaults(), undefined: map[string]bool{}}
+	defer m.recovered(&err)
+	m.load(source)
+	return nil
 }

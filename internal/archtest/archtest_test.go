@@ -102,7 +102,7 @@ func TestImports(t *testing.T) {
 		{"github.com/jackc/pgx/v5", []string{"internal/store/...", "internal/testkit/storetest"}, "nothing else knows SQL"},
 		{module + "internal/devcore", []string{"cmd/ucloud-dev", "internal/demo", "internal/devcore/..."}, "the simulator is for development"},
 		{module + "internal/config", []string{
-			"cmd/ucloud", "internal/cli", "internal/operator", "internal/roleserver", "internal/rolegateway",
+			"cmd/ucloud", "internal/cli", "internal/operator", "internal/roleserver", "internal/rolegateway", "internal/jobsite",
 		}, "packages take options; only roles and commands read the configuration"},
 		{module + "internal/launcher", []string{"internal/roleserver", "internal/cli", "internal/demo", "internal/testkit/...", "internal/operator"}, "only the server starts instances"},
 		{"testing", []string{"internal/testkit/...", "internal/providerapi/apischema"}, "test code does not belong into programs"},
@@ -132,10 +132,10 @@ func TestSimulatorStandsAlone(t *testing.T) {
 // its own or from one below.
 var layers = [][]string{
 	{"ident", "failure", "observability"},
-	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser", "shell", "software"},
+	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser", "shell", "software", "yamlnode"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender"},
-	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "jobs"},
+	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "jobs", "jobsite"},
 	{"fileserver", "integration", "operator", "gateway", "jobrunner", "websession"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},
 }

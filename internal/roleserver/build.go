@@ -236,7 +236,12 @@ func (s *server) buildLauncher(context.Context) error {
 		ServiceUID: s.serviceUID, Program: u.Executable.String(), Socket: cfg.IPCSocket(), Sudo: u.Sudo.String(), Self: u.Launcher == "self",
 		PortFirst: int(cfg.Internal.UserPorts.First), PortLast: int(cfg.Internal.UserPorts.Last),
 		StateDir: cfg.StateDirectory.String(), LogDir: cfg.Logs.Directory.String(),
-		Settings:     func() ipcapi.Start { return startDocument(s.config.Load()) },
+		Settings: func() ipcapi.Start {
+			cfg := s.config.Load()
+			start := startDocument(cfg)
+			start.Jobs.Render = s.sites.JSON(cfg, s.log)
+			return start
+		},
 		Launched:     s.userSeen,
 		MaxInstances: u.MaxInstances, StartTimeout: time.Duration(u.StartTimeout), IdleTimeout: time.Duration(u.IdleTimeout),
 		DrainTimeout: time.Duration(u.DrainTimeout), ServerLossGrace: time.Duration(u.ServerLossGrace),

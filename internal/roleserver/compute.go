@@ -2,7 +2,6 @@ package roleserver
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"strconv"
@@ -14,12 +13,10 @@ import (
 	"ucloud-im/internal/config"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipcapi"
-	"ucloud-im/internal/jobrender"
 	"ucloud-im/internal/jobs"
 	"ucloud-im/internal/products"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/slurm"
-	"ucloud-im/internal/software"
 	"ucloud-im/internal/store"
 )
 
@@ -223,7 +220,7 @@ func firstDrive(cfg *config.Config, rows []store.Drive, user ident.UCloudUser) *
 	return nil
 }
 
-// jobSettings are the settings of jobs for instances.
+// jobSettings are the settings of jobs for instances. What concerns their scripts is added by the site cache.
 func jobSettings(cfg *config.Config) ipcapi.JobSettings {
 	c := cfg.Services.Slurm
 	if c == nil {
@@ -236,22 +233,6 @@ func jobSettings(cfg *config.Config) ipcapi.JobSettings {
 	if cfg.Development.FakeSlurm {
 		out.Engine = ipcapi.EngineLocal
 	}
-	site := jobrender.Site{
-		Provider: cfg.Provider.ID.String(), SystemLoad: c.SystemLoad, SystemUnload: c.SystemUnload,
-		Srun: software.Srun{Command: c.Srun.Command, Flags: c.Srun.Flags}, Locked: c.Sbatch.Locked, FakeResources: c.FakeResourceAllocation,
-		JobEngine: out.Engine, Extra: map[string]string{},
-	}
-	for name, value := range c.Sbatch.Extra.All() {
-		site.Extra[name] = *value
-	}
-	for _, x := range c.Templates.AllowScripts {
-		site.AllowScripts = append(site.AllowScripts, x.Path.String())
-	}
-	b, err := json.Marshal(site)
-	if err != nil { // never: plain values
-		return ipcapi.JobSettings{}
-	}
-	out.Render = b
 	return out
 }
 

@@ -32,6 +32,7 @@ import (
 	"ucloud-im/internal/handover"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/jobsite"
 	"ucloud-im/internal/localuser"
 )
 
@@ -95,6 +96,7 @@ type server struct {
 	directory  *localuser.Directory
 	serviceUID ident.UID
 	config     atomic.Pointer[config.Config]
+	sites      jobsite.Cache
 
 	parts
 }

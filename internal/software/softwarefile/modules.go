@@ -13,7 +13,7 @@ import (
 // Bounds of the list of modules, which every instance has.
 const (
 	maxModules      = 5000
-	maxDescription  = 2000
+	maxDescription  = 1000
 	maxDependencies = 50
 	shortLength     = 120
 )

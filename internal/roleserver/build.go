@@ -60,6 +60,7 @@ type parts struct {
 	management
 	accounting
 	compute
+	web
 	handler  *integration.Handler
 	branding brandingCache
 
@@ -86,7 +87,7 @@ func (s *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		s.openStore, s.buildAuth, s.buildCore, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildHandlers, s.openSockets,
+		s.openStore, s.buildAuth, s.buildCore, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildWeb, s.buildHandlers, s.openSockets,
 	} {
 		if err := step(ctx); err != nil {
 			return err

@@ -87,6 +87,7 @@ func (s *server) buildHandlers(context.Context) error {
 	}).Register(s.ipc)
 	if s.jobs != nil {
 		s.jobs.Register(s.ipc)
+		s.interfaces.Register(s.ipc)
 	}
 	s.registerCalls()
 	commands, err := operator.New(operator.Options{

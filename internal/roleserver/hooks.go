@@ -51,6 +51,7 @@ func (s *server) userInactive(ctx context.Context, user ident.UCloudUser, uid id
 		if err := s.tokens.RevokeUser(ctx, user); err != nil {
 			s.log.Error("links of a disconnected user were not revoked; they are refused as long as the user is not connected", "user", user, "error", err)
 		}
+		s.interfacesLost(ctx, user)
 		if err := s.tasks.UserInactive(ctx, user, uid); err != nil {
 			s.log.Error("tasks of a disconnected user were not cancelled, the next start does it", "user", user, "error", err)
 		}
@@ -87,6 +88,7 @@ func (s *server) eventsChanged(ctx context.Context, c events.Change) {
 	for _, p := range c.Projects {
 		members = append(append(members, p.Added...), p.Removed...)
 	}
+	s.interfacesChecked(members)
 	if len(members) > 0 {
 		s.launcher.Recheck(ctx, members...)
 	}

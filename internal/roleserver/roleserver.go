@@ -135,6 +135,7 @@ func (s *server) run(ctx context.Context) error {
 	start("usage of machines", s.charges.Run)
 	if s.jobs != nil {
 		start("jobs", s.jobs.Run)
+		start("interfaces of jobs", s.interfaces.Run)
 	}
 	start("signals", func(ctx context.Context) error {
 		for {

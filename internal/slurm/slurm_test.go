@@ -418,3 +418,21 @@ func TestOutage(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNodeAddress: nodes whose names nobody knows have an address all the same.
+func TestNodeAddress(t *testing.T) {
+	t.Parallel()
+	c := slurmkit.Start(t)
+	nodes := strings.Fields(c.Run(t, "sinfo", "--noheader", "--Node", "--format=%N"))
+	if len(nodes) == 0 {
+		t.Fatal("no nodes")
+	}
+	if address, err := client(t, c).NodeAddress(t.Context(), nodes[0]); err != nil || address != "127.0.0.1" {
+		t.Errorf("%q, %v", address, err)
+	}
+	for _, name := range []string{"nothing-here", "", "--help", "a;b", "a,b"} {
+		if address, err := client(t, c).NodeAddress(t.Context(), name); err == nil {
+			t.Errorf("%q is at %q", name, address)
+		}
+	}
+}

@@ -61,6 +61,7 @@ func newCatalogue(cfg *config.Config) (*products.Catalog, error) {
 			},
 		})
 	}
+	jobFeatures(cfg, &o.Features)
 	return products.NewCatalog(o)
 }
 

@@ -9,6 +9,7 @@ import (
 	"ucloud-im/internal/config"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/jobs"
+	"ucloud-im/internal/products"
 	"ucloud-im/internal/slurm"
 	"ucloud-im/internal/websession"
 )
@@ -40,6 +41,16 @@ func (s *server) buildWeb(context.Context) error {
 	}
 	s.jobs.OnChange(func(c jobs.Change) { s.interfaces.JobChanged(c.ID) })
 	return nil
+}
+
+// jobFeatures are what Core may ask of jobs, besides logs and terminals.
+func jobFeatures(cfg *config.Config, f *products.Features) {
+	c := cfg.Services.Slurm
+	if c == nil {
+		return
+	}
+	set := webSettings(cfg)
+	f.Jobs, f.Web, f.VNC, f.TimeExtension = true, set.Web, set.VNC, c.TimeExtension
 }
 
 // webSettings are the settings of interfaces.

@@ -94,7 +94,7 @@ func parseAccounting(r io.Reader, sep string, each func(Job) error) error {
 			return noHeader(nil)
 		}
 	}
-	in := interner{}
+	p := &fieldParser{in: interner{}}
 	tres := map[string]TRES{} // many jobs have the same
 	for {
 		f, err := rows.next()
@@ -104,7 +104,7 @@ func parseAccounting(r io.Reader, sep string, each func(Job) error) error {
 		if err != nil {
 			return err
 		}
-		job, err := accountingJob(f, in, tres)
+		job, err := accountingJob(f, p, tres)
 		if err != nil {
 			return fmt.Errorf("%w: job %s: %w", ErrIncomplete, cut(string(f[0])), err)
 		}
@@ -114,9 +114,9 @@ func parseAccounting(r io.Reader, sep string, each func(Job) error) error {
 	}
 }
 
-func accountingJob(f [][]byte, in interner, known map[string]TRES) (Job, error) {
+func accountingJob(f [][]byte, p *fieldParser, known map[string]TRES) (Job, error) {
 	var j Job
-	p := fieldParser{in: in}
+	in := p.in
 	if n, ok := plainNumber(f[len(f)-1]); !ok || n == 0 {
 		return j, errors.New("the row does not end with an id")
 	}
@@ -133,7 +133,7 @@ func accountingJob(f [][]byte, in interner, known map[string]TRES) (Job, error) 
 	j.TRES, j.Requested = p.tres(f[16], known), p.tres(f[17], known)
 	j.Nodes = p.nodes(f[18])
 	dir, name := len(f[19]), len(f[20])
-	texts := string(append(append(append(p.buf, f[19]...), f[20]...), f[21]...))
+	texts := p.join(f[19:22])
 	j.WorkDir, j.Name, j.Comment = texts[:dir], texts[dir:dir+name], texts[dir+name:]
 	finish(&j)
 	return j, p.err

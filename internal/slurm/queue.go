@@ -117,7 +117,7 @@ func parseQueue(r io.Reader, sep string, each func(Job) error) error {
 	if err != nil || string(header[0]) != "JOBID" || string(header[1]) != "STATE" || string(header[len(header)-1]) != "JOBID" {
 		return noHeader(err)
 	}
-	in := interner{}
+	p := &fieldParser{in: interner{}}
 	for {
 		f, err := rows.next()
 		if errors.Is(err, io.EOF) {
@@ -126,7 +126,7 @@ func parseQueue(r io.Reader, sep string, each func(Job) error) error {
 		if err != nil {
 			return err
 		}
-		job, err := queueJob(f, in)
+		job, err := queueJob(f, p)
 		if err != nil {
 			return fmt.Errorf("%w: job %s: %w", ErrIncomplete, cut(string(f[0])), err)
 		}
@@ -143,12 +143,12 @@ func noHeader(err error) error {
 	return fmt.Errorf("%w: no header", ErrIncomplete)
 }
 
-func queueJob(f [][]byte, in interner) (Job, error) {
+func queueJob(f [][]byte, p *fieldParser) (Job, error) {
 	if !bytes.Equal(f[0], f[len(f)-1]) {
 		return Job{}, errors.New("the row has two ids")
 	}
 	var j Job
-	p := fieldParser{in: in}
+	in := p.in
 	j.ID = p.id(f[0])
 	j.State, j.By, j.HasBy = p.state(f[1])
 	j.User, j.Account, j.Partition, j.QoS = in.get(f[2]), p.text(f[3]), in.get(f[4]), p.text(f[5])
@@ -161,7 +161,7 @@ func queueJob(f [][]byte, in interner) (Job, error) {
 	j.Reason, j.Nodes = in.get(f[14]), p.nodes(f[15])
 	// One copy for the three texts, which hardly ever occur twice.
 	dir, name := len(f[16]), len(f[17])
-	texts := string(append(append(append(p.buf, f[16]...), f[17]...), f[18]...))
+	texts := p.join(f[16:19])
 	j.WorkDir, j.Name, j.Comment = texts[:dir], texts[dir:dir+name], texts[dir+name:]
 	if j.Comment == "(null)" {
 		j.Comment = ""
@@ -186,11 +186,20 @@ func finish(j *Job) {
 	j.Requeued = j.State == "REQUEUED"
 }
 
-// fieldParser parses fields and keeps the first error.
+// fieldParser parses the fields of all rows of an answer and keeps the first error.
 type fieldParser struct {
 	in  interner
 	buf []byte
 	err error
+}
+
+// join is one copy of several fields.
+func (p *fieldParser) join(fields [][]byte) string {
+	p.buf = p.buf[:0]
+	for _, f := range fields {
+		p.buf = append(p.buf, f...)
+	}
+	return string(p.buf)
 }
 
 func (p *fieldParser) fail(err error) {

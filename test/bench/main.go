@@ -144,6 +144,7 @@ func (b *bench) measure(ctx context.Context) (err error) {
 		}
 	}
 	part("single operations", func() error { return b.micro(ctx) })
+	part("cluster", func() error { return b.cluster(ctx) })
 
 	w, err := newWorld(ctx, b)
 	defer func() { err = errors.Join(err, w.close()) }()

@@ -49,12 +49,16 @@ type micro struct {
 // compileTests builds the test binaries of all packages whose benchmarks are called.
 func (b *bench) compileTests(ctx context.Context) error {
 	var errs []error
+	packages := []string{"slurm"}
 	for _, m := range micros {
-		cmd := command(ctx, "go", "test", "-c", "-o", b.testBinary(m.pkg), "./internal/"+m.pkg)
+		packages = append(packages, m.pkg)
+	}
+	for _, pkg := range packages {
+		cmd := command(ctx, "go", "test", "-c", "-o", b.testBinary(pkg), "./internal/"+pkg)
 		cmd.Dir = b.root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil && ctx.Err() == nil {
-			errs = append(errs, fmt.Errorf("compile the benchmarks of %s: %w: %s", m.pkg, err, out))
+			errs = append(errs, fmt.Errorf("compile the benchmarks of %s: %w: %s", pkg, err, out))
 		}
 	}
 	return errors.Join(errs...)

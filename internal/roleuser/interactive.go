@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"ucloud-im/internal/browserlink"
@@ -19,6 +20,7 @@ import (
 	"ucloud-im/internal/joblogs"
 	"ucloud-im/internal/jobrunner"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/sshkeys"
 	"ucloud-im/internal/terminal"
 )
 
@@ -79,7 +81,11 @@ func (p *parts) startInteractive(a *instance.Agent, sessions browserlink.Store) 
 		Job:     jobs.find,
 		Drive:   func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error) { return findDrive(ctx, a, id) },
 	})
-	routes := p.interactive.terminals.Routes()
+	keys := sshkeys.New(sshkeys.Options{
+		Provider: start.Provider, User: start.User, Home: start.Home, Log: a.Log(),
+		Settings: func() sshkeys.Settings { return keySettings(a.Start()) },
+	})
+	routes := append(p.interactive.terminals.Routes(), keys.Routes()...)
 	if !start.Jobs.Enabled {
 		return append(routes, fileserver.Route{ // otherwise it is one of the calls about jobs
 			Method: http.MethodPost, Path: "jobs/openTerminalInFolder", Class: hoptoken.ClassCore, MaxBody: 2 << 20, Serve: p.interactive.serveFolders,
@@ -100,6 +106,12 @@ func terminalSettings(start ipcapi.Start) terminal.Settings {
 		Enabled: j.Shell, PublicURL: start.Links.PublicURL, Origins: start.Links.Origins, Follow: follow, Shell: j.ShellProgram, Max: j.ShellMax,
 		Detach: ms(j.ShellDetachMs), Idle: ms(j.ShellIdleMs), Total: ms(j.ShellMaxMs), SSH: j.ShellHosts == "ssh", Binaries: j.Binaries,
 	}
+}
+
+// keySettings expands the pattern of the file (package config: ##{ stands for a literal #{).
+func keySettings(start ipcapi.Start) sshkeys.Settings {
+	file := strings.NewReplacer("##{", "#{", "#{home}", start.Home, "#{localUsername}", start.LocalName, "#{uid}", start.UID.String())
+	return sshkeys.Settings{Install: start.Jobs.SSHInstallKeys, File: file.Replace(start.Jobs.SSHKeysFile), Policy: start.Jobs.SSHKeyTypes}
 }
 
 // serveFolders opens terminals in folders where there are no jobs (contract 20 section 2.6).

@@ -11,8 +11,8 @@ import (
 // MaxUsageItems is how many items one report may have (contract 30 section 3).
 const MaxUsageItems = 500
 
-// ReportUsage tells Core absolute usages. It may be repeated, since an absolute value with a scope changes nothing when
-// it is sent twice; anything else is not sent.
+// ReportUsage tells Core absolute usages, of a scope or, without one, of all that an owner has in a category. It may be
+// repeated, since an absolute value changes nothing when it is sent twice; anything else is not sent.
 //
 // The answer has one element per item: false is a hint that the wallet is locked, and no error. Core works through the
 // items in order and stops at the first that it refuses: those before it are recorded, and one item that is refused with
@@ -24,8 +24,8 @@ func (c *Client) ReportUsage(ctx context.Context, items []providerapi.UsageItem)
 	}
 	for _, i := range items {
 		switch {
-		case i.IsDeltaCharge || i.Usage < 0 || i.Description.Scope == nil || *i.Description.Scope == "":
-			return nil, fmt.Errorf("%s: %w: only absolute values with a scope are reported", name, ErrNotSent)
+		case i.IsDeltaCharge || i.Usage < 0 || i.Description.Scope != nil && *i.Description.Scope == "":
+			return nil, fmt.Errorf("%s: %w: only absolute values are reported", name, ErrNotSent)
 		case i.CategoryIDV2.Provider != c.provider:
 			return nil, fmt.Errorf("%s: %w: category of provider %q", name, ErrNotSent, i.CategoryIDV2.Provider)
 		}

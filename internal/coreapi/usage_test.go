@@ -86,12 +86,12 @@ func TestOnlyHarmlessReportsAreSent(t *testing.T) {
 	c := testClient(t, srv.URL, staticToken("t"))
 	good := usageItem(ident.Owner{User: "a"}, "c", "s", 1)
 	good.CategoryIDV2.Provider = c.provider
-	delta, negative, foreign, empty, none := good, good, good, good, good
+	delta, negative, foreign, empty := good, good, good, good
 	delta.IsDeltaCharge, negative.Usage, foreign.CategoryIDV2.Provider = true, -1, "other"
-	empty.Description.Scope, none.Description.Scope = new(string), nil
+	empty.Description.Scope = new(string)
 	many := slices.Repeat([]providerapi.UsageItem{good}, MaxUsageItems+1)
 	for name, items := range map[string][]providerapi.UsageItem{
-		"none": nil, "many": many, "delta": {good, delta}, "negative": {negative}, "foreign": {foreign}, "empty scope": {empty}, "no scope": {none},
+		"none": nil, "many": many, "delta": {good, delta}, "negative": {negative}, "foreign": {foreign}, "empty scope": {empty},
 	} {
 		if _, err := c.ReportUsage(t.Context(), items); !errors.Is(err, ErrNotSent) {
 			t.Errorf("%s: %v", name, err)

@@ -142,6 +142,7 @@ func (a *app) root() *cobra.Command {
 		a.scriptsCommand(),
 		a.tasksCommand(),
 		a.jobsCommand(),
+		a.appsCommand(),
 	)
 	return root
 }

@@ -44,6 +44,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 		"allocations list", "allocations ls", "allocations apply",
 		"projects list", "projects ls", "projects show", "projects get", "projects map", "projects remove", "projects rm",
 		"jobs list", "jobs ls", "jobs show", "jobs get", "jobs cancel", "jobs resync",
+		"apps list", "apps ls", "apps render",
 		"completion bash", "completion zsh", "completion fish",
 	} {
 		w := &world{socket: "/nonexistent"}
@@ -220,6 +221,8 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 		{"config check", []string{"config", "check", "--static", "/nonexistent"}},
 		{"config reload", []string{"config", "reload"}},
 		{"config diff", []string{"config", "diff"}},
+		{"apps list", []string{"apps", "list"}},
+		{"apps render", []string{"apps", "render", "interactive-shell"}},
 		{"tickets reject", []string{"tickets", "reject", "zzzzzzzz", "--yes"}},
 		{"connect other", []string{"connect", tk, "lee", "--yes", "--dry-run"}},
 		{"tickets approve", []string{"tickets", "approve", tk, "--local-name", "lee", "--yes"}},

@@ -26,7 +26,7 @@ func documents() map[string]any {
 		"drives list": envelope[ipcapi.DriveInfo]{}, "gateway dump": itemEnvelope[ipcapi.GatewayState]{},
 		"service status": itemEnvelope[ipcapi.StatusReport]{}, "version show": itemEnvelope[versions]{},
 		"config check": itemEnvelope[checkReport]{}, "config reload": itemEnvelope[ipcapi.ReloadReport]{},
-		"config diff": itemEnvelope[ipcapi.ReloadReport]{}, "doctor run": itemEnvelope[doctorReport]{},
+		"config diff": itemEnvelope[ipcapi.ReloadReport]{}, "apps list": envelope[appRow]{}, "apps render": itemEnvelope[renderReport]{}, "doctor run": itemEnvelope[doctorReport]{},
 	}
 }
 

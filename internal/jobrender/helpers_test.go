@@ -15,7 +15,11 @@ import (
 	"ucloud-im/internal/providerapi"
 )
 
-var update = flag.Bool("update", false, "write the golden files")
+// update tells whether golden files are to be written; package testkit defines the flag.
+func update() bool {
+	f := flag.Lookup("update")
+	return f != nil && f.Value.String() == "true"
+}
 
 // tb is what tests and property tests have in common.
 type tb interface {
@@ -74,7 +78,7 @@ func scratch(_ context.Context, p string) (string, error) {
 func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
-	if *update {
+	if update() {
 		if err := os.WriteFile(path, got, 0o644); err != nil { //nolint:gosec // a test's file
 			t.Fatal(err)
 		}

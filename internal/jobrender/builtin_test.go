@@ -1,0 +1,302 @@
+package jobrender
+
+import (
+	"bytes"
+	"context"
+	"crypto/des" //nolint:gosec // the protocol of VNC
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"ucloud-im/internal/applications"
+	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/testkit"
+)
+
+// builtin is a job of a built-in application.
+func builtin(t *testing.T, name string) *providerapi.Job {
+	t.Helper()
+	all, err := applications.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range all {
+		if d.Application.Metadata.Name == name {
+			job := newJob()
+			job.Status.ResolvedApplication = &d.Application
+			return job
+		}
+	}
+	t.Fatalf("there is no %s", name)
+	return nil
+}
+
+// plainPaths leaves paths as they are.
+func plainPaths(_ context.Context, p string) (string, error) { return p, nil }
+
+func rendered(t *testing.T, job *providerapi.Job, g Grant) *Script {
+	t.Helper()
+	s, err := Render(t.Context(), job, Site{JobEngine: EngineLocal}, g, plainPaths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestBatchScript(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "it's $HOME.sh")
+	if err := os.WriteFile(file, []byte("printf '[%s]' \"$@\" \"$PWD\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	job := builtin(t, "batch-script")
+	job.Specification.Parameters["commands"] = val{Type: "text", Value: jsonOf(t, "x='it'\"'\"'s'\r\nprintf '[%s]' \"$x\" '\\n' $((1+1))")}
+	if got := run(t, dir, rendered(t, job, grant(dir)).Text); got != `[it's][\n][2]` {
+		t.Errorf("got %s", got)
+	}
+	job.Specification.Parameters["file"] = val{Type: "file", Path: file}
+	job.Specification.Parameters["arguments"] = val{Type: "text", Value: jsonOf(t, "a $(touch pwned) 'b")}
+	job.Specification.Parameters["directory"] = val{Type: "file", Path: dir}
+	if got := run(t, dir, rendered(t, job, grant(dir)).Text); got != "[a][$(touch][pwned)]['b]["+dir+"]" {
+		t.Errorf("got %s", got)
+	}
+	empty := rendered(t, builtin(t, "batch-script"), grant(dir))
+	path := filepath.Join(dir, "empty")
+	if err := os.WriteFile(path, empty.Text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("bash", path).CombinedOutput(); err == nil || !strings.Contains(string(out), "Neither") {
+		t.Errorf("got %v %s", err, out)
+	}
+}
+
+func TestInteractiveShell(t *testing.T) {
+	t.Parallel()
+	if s := rendered(t, builtin(t, "interactive-shell"), grant("/x")); !strings.Contains(string(s.Text), "exec sleep infinity\n") {
+		t.Errorf("got\n%s", s.Text)
+	}
+}
+
+// TestJupyterLab: the program gets the port and the folder, and a token that stands in no argument.
+func TestJupyterLab(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fake := "#!/bin/bash\nprintf '%s\\n' \"$@\" >" + dir + "/arguments\nprintf %s \"$JUPYTER_TOKEN\" >" + dir + "/seen\n"
+	if err := os.WriteFile(filepath.Join(bin, "jupyter"), []byte(fake), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	job := builtin(t, "jupyterlab")
+	job.Specification.Parameters["directory"] = val{Type: "file", Path: "/a b'c"}
+	g := grant(dir)
+	g.Port = 23817
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(script, rendered(t, job, g).Text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("bash", "--noprofile", "--norc", script)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	arguments, token := read("arguments"), read(".jupyter-token")
+	if !strings.Contains(arguments, "--ServerApp.port=23817\n") || !strings.Contains(arguments, "--ServerApp.root_dir=/a b'c\n") {
+		t.Errorf("got %s", arguments)
+	}
+	if len(token) < 32 || read("seen") != token || strings.Contains(arguments, token) || strings.Contains(string(out), token) || read(PortFile) != "23817\n" {
+		t.Errorf("token %q, output %s", token, out)
+	}
+	if info, err := os.Stat(filepath.Join(dir, ".jupyter-token")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("got %v, %v", info, err)
+	}
+}
+
+// TestRemoteDesktop starts the real thing and logs in as a viewer does, with the password of the file.
+func TestRemoteDesktop(t *testing.T) {
+	t.Parallel()
+	testkit.Require(t, testkit.Component("Xtigervnc", "websockify", "xauth", "mcookie"))
+	dir := t.TempDir()
+	const password = "s3cr3tPW"
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grant(dir)
+	g.Port = listener.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g.Password = filepath.Join(dir, PasswordFile)
+	if err := os.WriteFile(g.Password, []byte(password), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	job := builtin(t, "remote-desktop")
+	job.Specification.Parameters["session"] = val{Type: "text", Value: jsonOf(t, "sleep 300")}
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(script, rendered(t, job, g).Text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cmd := exec.Command("bash", "--noprofile", "--norc", script)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "TMPDIR="+dir)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	ended := false
+	defer func() {
+		if !ended {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // the test has failed; nothing may stay
+			<-done
+		}
+	}()
+
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var conn *websocket.Conn
+	for conn == nil {
+		select {
+		case err := <-done:
+			ended = true
+			t.Fatalf("the desktop ended: %v\n%s", err, log.String())
+		case <-ctx.Done():
+			t.Fatal("the desktop did not start")
+		case <-time.After(100 * time.Millisecond):
+		}
+		c, response, err := websocket.Dial(ctx, fmt.Sprintf("ws://127.0.0.1:%d/websockify", g.Port), &websocket.DialOptions{Subprotocols: []string{"binary"}, HTTPHeader: http.Header{}})
+		if response != nil && response.Body != nil {
+			_ = response.Body.Close()
+		}
+		if err == nil {
+			conn = c
+		}
+	}
+	if refused := logIn(ctx, t, websocket.NetConn(ctx, conn, websocket.MessageBinary), "wrong"); refused == 0 {
+		t.Error("a wrong password was accepted")
+	}
+	conn, response, err := websocket.Dial(ctx, fmt.Sprintf("ws://127.0.0.1:%d/websockify", g.Port), &websocket.DialOptions{Subprotocols: []string{"binary"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.Body != nil {
+		_ = response.Body.Close()
+	}
+	if result := logIn(ctx, t, websocket.NetConn(ctx, conn, websocket.MessageBinary), password); result != 0 {
+		t.Errorf("the password was refused: %d", result)
+	}
+	// The password is in no argument of a process of the job, and what the job has made is removed at its end.
+	if arguments := argumentsOf(cmd.Process.Pid); strings.Contains(arguments, password) || !strings.Contains(arguments, "Xtigervnc") {
+		t.Errorf("got %s", arguments)
+	}
+	if err := syscall.Kill(cmd.Process.Pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-done:
+		ended = true
+	case <-ctx.Done():
+		t.Fatal("the desktop did not end")
+	}
+	if strings.Contains(log.String(), password) {
+		t.Error("the password stands in the log")
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "desktop.*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// argumentsOf are the command lines of the processes in a group.
+func argumentsOf(group int) string {
+	var all strings.Builder
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		var pid int
+		if _, err := fmt.Sscanf(f, "/proc/%d/", &pid); err != nil {
+			continue
+		}
+		if g, err := syscall.Getpgid(pid); err != nil || g != group {
+			continue
+		}
+		b, _ := os.ReadFile(f)
+		all.WriteString(strings.ReplaceAll(string(b), "\x00", " ") + "\n")
+	}
+	return all.String()
+}
+
+// logIn speaks RFB up to the answer to the password (RFC 6143 section 7.1); 0 is success.
+func logIn(ctx context.Context, t *testing.T, c net.Conn, password string) byte {
+	t.Helper()
+	defer c.Close() //nolint:errcheck // a test's connection
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := c.SetDeadline(deadline); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(n int) []byte {
+		b := make([]byte, n)
+		for at := 0; at < n; {
+			got, err := c.Read(b[at:])
+			if err != nil {
+				t.Fatalf("after %d of %d bytes: %v", at, n, err)
+			}
+			at += got
+		}
+		return b
+	}
+	write := func(b []byte) {
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := string(read(12)); !strings.HasPrefix(v, "RFB 003.") {
+		t.Fatalf("got %q", v)
+	}
+	write([]byte("RFB 003.008\n"))
+	const vncAuth = 2
+	if types := read(int(read(1)[0])); len(types) != 1 || types[0] != vncAuth {
+		t.Fatalf("security types %v", types)
+	}
+	write([]byte{vncAuth})
+	challenge := read(16)
+	key := make([]byte, 8)
+	copy(key, password)
+	for i, b := range key { // the bits of each byte are the other way round
+		var r byte
+		for range 8 {
+			r, b = r<<1|b&1, b>>1
+		}
+		key[i] = r
+	}
+	block, err := des.NewCipher(key) //nolint:gosec // as above
+	if err != nil {
+		t.Fatal(err)
+	}
+	block.Encrypt(challenge[:8], challenge[:8])
+	block.Encrypt(challenge[8:], challenge[8:])
+	write(challenge)
+	return read(4)[3]
+}

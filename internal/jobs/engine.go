@@ -34,6 +34,7 @@ type Observation struct {
 	Word    string               // Slurm's word for the state
 	Message string               // the state in a sentence for the user
 	Reason  string               // why it waits, in a sentence; empty: nothing to tell
+	Vague   bool                 // it has ended, and accounting will soon know more about it
 
 	Nodes     []string
 	NodeCount int

@@ -388,3 +388,25 @@ func TestPurge(t *testing.T) {
 		t.Errorf("kept for ever: %+v", r)
 	}
 }
+
+// An end is told with its details: accounting has them a moment later. It is not waited for long.
+func TestDetailsOfTheEnd(t *testing.T) {
+	t.Parallel()
+	w := sqlite(t)
+	id, other := w.submit("11"), w.submit("12")
+	for _, i := range []string{id, other} {
+		w.slurm.finish(i, providerapi.JobFailure, "FAILED", "The job has failed")
+		w.slurm.job(i, func(o *Observation) { o.Vague = true })
+	}
+	w.look()
+	if w.row("11", adaID).State.Final() {
+		t.Error("told without details at once")
+	}
+	w.slurm.job(id, func(o *Observation) { o.Vague, o.Message = false, "exit code 3" })
+	w.pass(detailsAfter)
+	w.look()
+	w.tellCore()
+	if a, b := w.core.history("11"), w.core.history("12"); !strings.Contains(a, "exit code 3") || !strings.Contains(b, "FAILURE: The job has failed") {
+		t.Errorf("%s %s", a, b)
+	}
+}

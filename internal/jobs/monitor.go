@@ -33,6 +33,8 @@ const (
 	massAt = 10
 	// seenEvery is how often it is noted that a job was seen.
 	seenEvery = time.Hour
+	// detailsAfter is how long accounting may take until it knows how a job has ended.
+	detailsAfter = 10 * time.Second
 	// chunk is how many rows are changed in one transaction.
 	chunk = 100
 )
@@ -281,6 +283,7 @@ func (m *monitor) arrays(ctx context.Context, v *view, ids []string, nameOf func
 		if what == nil || !slices.Contains(ids, j.EngineID) || !what.of(nameOf(j)) {
 			continue
 		}
+		what.add(v.jobs[j.EngineID]) // accounting does not have all that ended just now
 		if o, ok := what.whole(); ok && o.State.Final() {
 			if d := m.observed(v, j, &o); d != nil {
 				*all = append(*all, *d)
@@ -288,6 +291,15 @@ func (m *monitor) arrays(ctx context.Context, v *view, ids []string, nameOf func
 		}
 	}
 	return nil
+}
+
+// add takes over parts that only the other knows.
+func (v *seen) add(o *seen) {
+	for _, p := range o.parts {
+		if !slices.ContainsFunc(v.parts, func(q Observation) bool { return q.Task == p.Task && q.Het == p.Het }) {
+			v.parts = append(v.parts, p)
+		}
+	}
 }
 
 // lookUp asks accounting for jobs by their ids.
@@ -399,6 +411,10 @@ func (m *monitor) apply(ctx context.Context, part []decision) error {
 
 // observed decides what an observation changes. nil: nothing.
 func (m *monitor) observed(v *view, j *store.Job, o *Observation) *decision {
+	if age := v.began.Sub(o.Ended); o.Vague && o.State.Final() && v.complete && age.Abs() < detailsAfter {
+		signal(m.s.lookNow)
+		return nil
+	}
 	hint, told := m.hint(v.began, j, o)
 	cancel := j.Ending && !o.State.Final() && o.Word != "COMPLETING"
 	if cancel {

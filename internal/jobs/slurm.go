@@ -127,6 +127,8 @@ func (e Slurm) observation(states *slurm.States, known map[string][]string, j *s
 	if j.HasBy && e.UID != nil {
 		who.Owner, _ = e.UID(j.User)
 	}
+	// squeue does not tell these, and for a moment sacct does not either.
+	o.Vague = j.State == "FAILED" && j.ExitCode == 0 && j.Signal == 0 || j.State == "CANCELLED" && !j.HasBy
 	if m, ok := states.Of(*j, who); ok {
 		o.State, o.Message = m.State, m.Sentence
 	}

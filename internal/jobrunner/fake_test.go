@@ -302,3 +302,10 @@ func eventually(t testing.TB, ok func() bool, why func() string) {
 		}
 	}
 }
+
+func touch(t testing.TB, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -21,9 +21,24 @@ func (r *Runner) Open(ctx context.Context, items []providerapi.InteractiveSessio
 	return r.openEach(len(items), func(i int) (providerapi.OpenSession, error) {
 		return r.open(ctx, &items[i], records)
 	}, func(i int) providerapi.OpenSession {
-		it := &items[i]
-		return providerapi.OpenSession{Type: strings.ToLower(string(it.SessionType)), JobID: it.Job.ID, Rank: it.Rank}
+		return nowhere(items[i].SessionType, items[i].Job.ID, items[i].Rank)
 	})
+}
+
+// nowhere is a session that leads nowhere, with the members that its kind must have: a terminal with it is refused, a link
+// is an empty page.
+func nowhere(kind providerapi.SessionType, job string, rank int) providerapi.OpenSession {
+	const blank = "about:blank"
+	s := providerapi.OpenSession{Type: strings.ToLower(string(kind)), JobID: job, Rank: rank}
+	switch kind {
+	case providerapi.SessionWeb:
+		s.RedirectClientTo = blank
+	case providerapi.SessionVNC:
+		s.URL, s.Password = blank, "-"
+	default:
+		s.Type, s.SessionIdentifier = "shell", "-"
+	}
+	return s
 }
 
 // openEach tries all items. As long as one succeeds, those that fail are answered with a session that leads nowhere: an
@@ -93,9 +108,7 @@ func (r *Runner) OpenFolders(ctx context.Context, items []providerapi.OpenTermin
 	finder := r.newPathFinder()
 	return r.openEach(len(items), func(i int) (providerapi.OpenSession, error) {
 		return r.openFolder(ctx, finder, items[i].Folder)
-	}, func(i int) providerapi.OpenSession {
-		return providerapi.OpenSession{Type: "shell", JobID: items[i].Folder}
-	})
+	}, func(i int) providerapi.OpenSession { return nowhere(providerapi.SessionShell, items[i].Folder, 0) })
 }
 
 func (r *Runner) openFolder(ctx context.Context, finder *pathFinder, folder string) (providerapi.OpenSession, error) {

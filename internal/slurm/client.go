@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The limits that apply where the options have none.
@@ -121,7 +123,12 @@ func (c *Client) stream(ctx context.Context, cmd command, read func(io.Reader) e
 	x.Cancel = func() error { return killGroup(x.Process.Pid) }
 	x.WaitDelay = 2 * time.Second
 	if cmd.input != nil {
-		x.Stdin = bytes.NewReader(cmd.input)
+		f, err := inMemory(cmd.input)
+		if err != nil {
+			return &CommandError{Program: cmd.program, Exit: -1, Cause: err}
+		}
+		defer f.Close() //nolint:errcheck // nothing is lost
+		x.Stdin = f
 	}
 	stderr := &head{limit: maxStderr}
 	x.Stderr = stderr
@@ -182,6 +189,24 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 		l.ended = true
 	}
 	return n, err
+}
+
+// inMemory is a file that holds b and has no name. A pipe would not do for a program that outlives this process: it could
+// read half of a script, and take it for the whole.
+func inMemory(b []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("ucloud-input", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "input")
+	if _, err = f.Write(b); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("fill a file in memory: %w", err)
+	}
+	return f, nil
 }
 
 func killGroup(pid int) error {

@@ -143,6 +143,7 @@ func (a *app) root() *cobra.Command {
 		a.tasksCommand(),
 		a.jobsCommand(),
 		a.appsCommand(),
+		a.slurmAccountsCommand(), a.slurmCommand(),
 	)
 	return root
 }

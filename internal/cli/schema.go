@@ -23,6 +23,7 @@ func documents() map[string]any {
 		"connect self": resultEnvelope{}, "connect other": resultEnvelope{},
 		"me show": itemEnvelope[ipcapi.Me]{}, "me connect": resultEnvelope{}, "me disconnect": resultEnvelope{},
 		"instances list": envelope[ipcapi.InstanceInfo]{}, "instances stop": resultEnvelope{}, "instances restart": resultEnvelope{},
+		"slurm-accounts list": envelope[ipcapi.SlurmAccountInfo]{}, "slurm-accounts re-evaluate": resultEnvelope{}, "slurm-accounts adopt": resultEnvelope{},
 		"drives list": envelope[ipcapi.DriveInfo]{}, "gateway dump": itemEnvelope[ipcapi.GatewayState]{},
 		"service status": itemEnvelope[ipcapi.StatusReport]{}, "version show": itemEnvelope[versions]{},
 		"config check": itemEnvelope[checkReport]{}, "config reload": itemEnvelope[ipcapi.ReloadReport]{},

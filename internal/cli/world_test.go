@@ -237,7 +237,8 @@ func newWorld(cleanup func(func()), dir string) (*world, error) {
 		Users: w.users, Tickets: w.method, Store: w.store, Instances: w.instances, Provider: "example",
 		UCloudPublic: "https://ucloud.example.org", Log: log, Audit: log,
 		Units: func() map[string]string { return map[string]string{"disk": "GB"} }, Apply: func(ident.Owner) {},
-		Groups: directory{}, GroupRules: func(context.Context) operator.GroupRules {
+		SlurmAccounts: slurmAccounts{},
+		Groups:        directory{}, GroupRules: func(context.Context) operator.GroupRules {
 			return operator.GroupRules{MinGID: 1000, Denied: []string{"viewers"}}
 		},
 		Version: ipcapi.VersionInfo{Protocol: ipcapi.Protocol, Version: "9.8.7", Platform: "test", StartedAt: time.Date(2031, 2, 3, 9, 0, 0, 0, time.UTC)},

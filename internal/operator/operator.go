@@ -76,6 +76,9 @@ type Options struct {
 	// Apply has the quotas of an owner set again, whatever was done before; nil: nobody sets quotas. It must not block.
 	Apply func(owner ident.Owner)
 
+	// SlurmAccounts keeps the accounts of Slurm; nil: there are none.
+	SlurmAccounts SlurmAccounts
+
 	Provider     string
 	UCloudPublic string // where UCloud is, for people
 
@@ -135,6 +138,11 @@ func (s *Service) Register(srv *ipc.Server) {
 	ipc.Handle(srv, ipcapi.GatewayDump, s.gatewayDump)
 	ipc.HandleStream(srv, ipcapi.AllocationList, s.allocationList)
 	ipc.Handle(srv, ipcapi.AllocationApply, s.allocationApply)
+	if s.o.SlurmAccounts != nil {
+		ipc.HandleStream(srv, ipcapi.SlurmAccountList, s.slurmAccountList)
+		ipc.Handle(srv, ipcapi.SlurmAccountReevaluate, s.slurmAccountReevaluate)
+		ipc.Handle(srv, ipcapi.SlurmAccountAdopt, s.slurmAccountAdopt)
+	}
 	if s.o.Groups != nil {
 		ipc.HandleStream(srv, ipcapi.ProjectList, s.projectList)
 		ipc.Handle(srv, ipcapi.ProjectShow, s.projectShow)

@@ -203,9 +203,10 @@ func newWorld(t *testing.T, change ...func(*Options)) *world {
 			}
 			return ipcapi.GatewayState{Routes: []ipcapi.RouteInfo{{User: alice, Port: 42000, Key: key}}}, nil
 		},
-		Running: func() (ipcapi.RunningConfig, error) { return ipcapi.RunningConfig{YAML: "version: 1\n"}, nil },
-		Reload:  func(context.Context, bool) (ipcapi.ReloadReport, error) { return ipcapi.ReloadReport{}, nil },
-		Groups:  projectGroups{}, GroupRules: func(context.Context) GroupRules { return GroupRules{MinGID: 1000} },
+		Running:       func() (ipcapi.RunningConfig, error) { return ipcapi.RunningConfig{YAML: "version: 1\n"}, nil },
+		Reload:        func(context.Context, bool) (ipcapi.ReloadReport, error) { return ipcapi.ReloadReport{}, nil },
+		SlurmAccounts: &accountBook{},
+		Groups:        projectGroups{}, GroupRules: func(context.Context) GroupRules { return GroupRules{MinGID: 1000} },
 		Log: log, Audit: slog.New(slog.NewTextHandler(w.audit, nil)),
 	}
 	for _, c := range change {
@@ -356,6 +357,13 @@ func calls() map[string]caller {
 		}),
 		ipcapi.InstanceRestart.Name: plain(ipcapi.InstanceRestart, func(r request) ipcapi.InstanceMutation {
 			return ipcapi.InstanceMutation{Users: []ident.UCloudUser{r.User}}
+		}),
+		ipcapi.SlurmAccountList.Name: stream(ipcapi.SlurmAccountList),
+		ipcapi.SlurmAccountReevaluate.Name: plain(ipcapi.SlurmAccountReevaluate, func(request) ipcapi.SlurmAccountMutation {
+			return ipcapi.SlurmAccountMutation{DryRun: true}
+		}),
+		ipcapi.SlurmAccountAdopt.Name: plain(ipcapi.SlurmAccountAdopt, func(request) ipcapi.SlurmAccountMutation {
+			return ipcapi.SlurmAccountMutation{DryRun: true}
 		}),
 		ipcapi.AllocationList.Name: stream(ipcapi.AllocationList),
 		ipcapi.AllocationApply.Name: plain(ipcapi.AllocationApply, func(request) ipcapi.AllocationMutation {

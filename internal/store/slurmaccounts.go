@@ -140,6 +140,21 @@ func (tx *Tx) SlurmMembers(account string) ([]SlurmMember, error) {
 		`SELECT `+slurmMemberColumns+` FROM slurm_members WHERE account = ? ORDER BY local_name`, account)
 }
 
+// SlurmMemberCounts are the numbers of members that were noted, by account.
+func (tx *Tx) SlurmMemberCounts() (map[string]int, error) {
+	type count struct {
+		account string
+		n       int
+	}
+	rows, err := list(tx, func(s scanner) (c count, err error) { err = s.Scan(&c.account, &c.n); return c, err }, "count members of slurm accounts",
+		`SELECT account, COUNT(*) FROM slurm_members GROUP BY account`)
+	out := make(map[string]int, len(rows))
+	for _, r := range rows {
+		out[r.account] = r.n
+	}
+	return out, err
+}
+
 // SlurmWork is how far something about an account is from what it should be. Applied and Wanted are digests.
 type SlurmWork struct {
 	Key       string

@@ -35,6 +35,9 @@ type Options struct {
 	// belongs to no request is to be given back now: the end waits for it as long as it counts as busy ([Agent.Busy]).
 	// It should return before ctx ends.
 	Ending func(ctx context.Context)
+	// Quiet, if set, is told that the server waits for the end of what is under way, in order to replace the instance: what
+	// can be begun anew without a loss should end, such as a socket that its client opens again.
+	Quiet func()
 	// Stopping, if set, is called beside Ending when the instance does not end in order to be replaced, but at once: its
 	// user may not have it any more, or an operator has ended it.
 	Stopping func(ctx context.Context)
@@ -355,6 +358,9 @@ func (a *Agent) handle(ctx context.Context, l link, item ipcapi.InstanceItem, fi
 	case ipcapi.ItemStop:
 		a.end(ending{why: item.Reason})
 	case ipcapi.ItemQuiet:
+		if a.o.Quiet != nil {
+			a.o.Quiet()
+		}
 		a.idle.askWhenQuiet()
 	case ipcapi.ItemStats:
 		a.invoke(ctx, "report numbers", func(ctx context.Context) error {

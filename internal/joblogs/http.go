@@ -54,14 +54,12 @@ type Service struct {
 
 	replay  atomic.Int64
 	sockets atomic.Int64
-	life    context.Context // ends when the sockets are to be closed
-	end     context.CancelFunc
+	lives   websock.Lives
 }
 
 // New makes a Service.
 func New(o Options) *Service {
 	s := &Service{o: o, log: o.Log.With("part", "joblogs"), time: usual, keep: keepAlive}
-	s.life, s.end = context.WithCancel(context.Background())
 	s.SetReplay(o.Replay)
 	return s
 }
@@ -75,7 +73,10 @@ func (s *Service) SetReplay(n int64) {
 }
 
 // Close closes the sockets. Core connects again, and gets the log from the next instance.
-func (s *Service) Close() { s.end() }
+func (s *Service) Close() { s.lives.Close() }
+
+// Interrupt closes the sockets that there are, because something waits for the end of all work: Core connects again.
+func (s *Service) Interrupt() { s.lives.Interrupt() }
 
 // Routes are the calls of the package. The path has the provider in a place of its own (contract 21 section 2).
 func (s *Service) Routes() []fileserver.Route {
@@ -102,10 +103,11 @@ func (s *Service) serve(w http.ResponseWriter, c *fileserver.Call) error {
 	defer ws.CloseNow() //nolint:errcheck // it may be closed
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.Context()))
 	defer cancel()
-	stop := context.AfterFunc(s.life, cancel)
+	life := s.lives.Now()
+	stop := context.AfterFunc(life, cancel)
 	defer stop()
 	code, reason := s.converse(ctx, ws, c.Log())
-	if s.life.Err() != nil {
+	if life.Err() != nil {
 		code, reason = websocket.StatusServiceRestart, "the service restarts"
 	}
 	if code != 0 {

@@ -158,6 +158,16 @@ func (i *interactive) leave() {
 	}
 }
 
+// interrupt closes the sockets that there are, for the sake of an upgrade. Their clients open them again.
+func (i *interactive) interrupt() {
+	if i.terminals != nil {
+		i.terminals.Interrupt()
+	}
+	if i.logs != nil {
+		i.logs.Interrupt()
+	}
+}
+
 // cut ends the shells as well: the user may not have an instance any more, or it is ended on purpose.
 func (i *interactive) cut(ctx context.Context) {
 	if i.terminals != nil {

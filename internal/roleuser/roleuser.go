@@ -45,7 +45,7 @@ func Run(ctx context.Context) int {
 		return holdTerminal(mode)
 	}
 	var p parts
-	err := instance.Run(ctx, instance.Options{Handler: p.build, Configure: p.configure, Ending: p.giveBack, Stopping: p.interactive.cut})
+	err := instance.Run(ctx, instance.Options{Handler: p.build, Configure: p.configure, Ending: p.giveBack, Quiet: p.interactive.interrupt, Stopping: p.interactive.cut})
 	p.close()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ucloud-user:", err)

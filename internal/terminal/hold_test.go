@@ -130,6 +130,13 @@ func TestSurvivesInstance(t *testing.T) {
 	w := newWorld(t, nil)
 	b := w.open(w.openJob())
 	pid := b.pid()
+	w.svc.Interrupt() // for an upgrade: the socket ends, and a new one may come
+	b.end()
+	w.allLeft()
+	b = w.open(w.openJob())
+	if again := b.pid(); again != pid {
+		t.Errorf("shell %s, not %s", again, pid)
+	}
 	w.svc.Close()
 	b.end()
 	w.allLeft()

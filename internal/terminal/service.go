@@ -19,6 +19,7 @@ import (
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/websock"
 )
 
 // Settings may change at run time.
@@ -74,8 +75,7 @@ type Service struct {
 	starts  sync.Mutex // one start at a time, so that the bound holds
 	sockets atomic.Int64
 	gate    browserlink.Gate // bounds file systems that hang
-	life    context.Context  // ends when the sockets are to be closed
-	end     context.CancelFunc
+	lives   websock.Lives
 }
 
 // config is what follows from settings.
@@ -100,7 +100,6 @@ func New(o Options) *Service {
 		o: o, log: o.Log.With("part", "terminal"),
 		gate: make(browserlink.Gate, maxHanging), holders: holders{uid: uint32(o.Account.UID), program: o.Program, site: o.Provider},
 	}
-	s.life, s.end = context.WithCancel(context.Background())
 	s.SetSettings(o.Settings)
 	return s
 }
@@ -117,7 +116,10 @@ func (s *Service) SetSettings(set Settings) {
 }
 
 // Close closes the sockets. The shells stay for a while: browsers come back to them, by the next instance.
-func (s *Service) Close() { s.end() }
+func (s *Service) Close() { s.lives.Close() }
+
+// Interrupt closes the sockets that there are, because something waits for the end of all work: browsers come back.
+func (s *Service) Interrupt() { s.lives.Interrupt() }
 
 // EndAll ends all shells of the account, because it may not have any more.
 func (s *Service) EndAll(ctx context.Context) {

@@ -67,7 +67,7 @@ func (s *Service) serve(w http.ResponseWriter, c *fileserver.Call) error {
 	defer ws.CloseNow() //nolint:errcheck // it may be closed
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.Context()))
 	defer cancel()
-	stop := context.AfterFunc(s.life, cancel)
+	stop := context.AfterFunc(s.lives.Now(), cancel)
 	defer stop()
 	code, reason := s.converse(ctx, set, ws, c.Log())
 	if code != 0 {

@@ -239,6 +239,21 @@ func (c *Client) QoS(ctx context.Context) ([]QoS, error) {
 	return all, err
 }
 
+// AdminLevel is what a user may do with Slurm: "None", "Operator" or "Administrator". It is empty if Slurm does not know
+// the user.
+func (c *Client) AdminLevel(ctx context.Context, user string) (string, error) {
+	if !validName(user) {
+		return "", fmt.Errorf("%q cannot be a user of Slurm", cut(user))
+	}
+	level := ""
+	args := []string{"-P", "show", "user", "format=User,AdminLevel", "where", "name=" + user}
+	err := c.table(ctx, "sacctmgr", args, "User|Admin", func(f []string) error {
+		level = f[1]
+		return nil
+	})
+	return level, err
+}
+
 // AccountSpec is an account to create.
 type AccountSpec struct {
 	Name         string

@@ -134,7 +134,7 @@ var layers = [][]string{
 	{"ident", "failure", "observability"},
 	{"providerapi", "httpx", "ipc", "hoptoken", "auth", "sockdiag", "handover", "localuser", "shell", "software", "yamlnode"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
-	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "applications"},
+	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "slurmcheck", "applications"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "jobs", "jobsite"},
 	{"fileserver", "integration", "operator", "gateway", "jobrunner", "websession"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},

@@ -75,6 +75,13 @@ func (a *app) configCheckCommand() *cobra.Command {
 		c, problems := config.Load(dir, o)
 		if c != nil {
 			problems = c.Warnings
+			if o.Environment && o.Role != config.RoleGateway { // it is the server that has to do with Slurm
+				service := ""
+				if o.Service != nil {
+					service = o.Service.Name
+				}
+				problems = append(problems, slurmProblems(ctx, c, service)...)
+			}
 		}
 		rep := checkReport{Dir: dir, Accepted: !problems.HasErrors(), Problems: problemsOf(problems)}
 		err = item(a, "config", "check", dir, rep, func() error {

@@ -48,5 +48,6 @@
 //   - An id of the engine that is somebody else's job: what Slurm says about a job counts only for the account that Slurm
 //     names (TestForeignEngineID), so neither states nor nodes of another's job are taken over.
 //   - A comment with somebody else's job: the same.
+//   - A submission, with crashes and outages everywhere: TestSubmissionModel.
 //   - What is in the document: it is kept for display. What the job may have comes from the configuration.
 package jobs

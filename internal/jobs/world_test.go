@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,7 +22,10 @@ import (
 	"ucloud-im/internal/testkit/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("rapid.checks", "40") // each has a database of its own; the command line has the last word
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	ada, bob, eve          = ident.UCloudUser("Ada#1"), ident.UCloudUser("Bob#2"), ident.UCloudUser("Eve#3")

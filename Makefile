@@ -18,7 +18,8 @@ build: ## build the three programs into bin/
 setup: ## install what the tests and the demo use (as root), or say what is missing
 	@scripts/setup
 
-demo: setup build ## run Core's simulator, gateway and server; Ctrl-C stops it
+demo: setup build ## run Core's simulator, gateway and server; Ctrl-C stops it. SLURM=1: with the Slurm of scripts/slurm
+	@$(if $(SLURM),scripts/slurm/start)
 	@$(BIN)/ucloud-dev demo $(DEMO_FLAGS)
 
 demo-clean: build ## remove what the demo created

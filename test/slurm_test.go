@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/providerapi"
@@ -38,7 +39,7 @@ type computeSettings struct {
 func newCluster(t *testing.T, set computeSettings) *cluster {
 	t.Helper()
 	c := &cluster{t: t, slurm: slurmkit.Start(t)}
-	c.world = newWorld(t, settings{tls: set.tls, services: func(w *world) string {
+	c.world = newWorld(t, settings{tls: set.tls, firstID: int(time.Now().UnixMilli() % 1e9), services: func(w *world) string {
 		// Added before anything else that is cleaned up, so that jobs are ended while their user exists.
 		c.account = c.slurm.AccountName(t)
 		operators := c.slurm.Account(t, w.site.Service.Name)

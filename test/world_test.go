@@ -84,6 +84,7 @@ type settings struct {
 	idle      string // userInstances.idleTimeout
 	database  string // text of the database section
 	instances string // a line of the userInstances section
+	firstID   int    // where Core's ids begin
 	tls       bool   // the gateway ends TLS, with a certificate for 127.0.0.1 that only config/tls.pem vouches for
 
 	services func(w *world) string // replaces the section services; nil: an unmanaged provider
@@ -121,7 +122,7 @@ func newWorld(t *testing.T, set settings) *world {
 	if set.tls {
 		w.certificate(port)
 	}
-	w.startCore()
+	w.startCore(set.firstID)
 	w.configure(set, port)
 	w.server = supervise(t, w, "server")
 	w.gateway = supervise(t, w, "gateway")
@@ -177,10 +178,10 @@ func (w *world) installUcloud(from string) {
 	w.must(os.Rename(w.ucloud+".new", w.ucloud))
 }
 
-func (w *world) startCore() {
+func (w *world) startCore(firstID int) {
 	w.t.Helper()
 	core, err := devcore.New(devcore.Options{
-		Provider: provider, ProviderURL: w.gateURL, PollInterval: 500 * time.Millisecond, ConsoleKey: "secret", SameProviderTransfers: true,
+		Provider: provider, FirstID: firstID, ProviderURL: w.gateURL, PollInterval: 500 * time.Millisecond, ConsoleKey: "secret", SameProviderTransfers: true,
 		Log: slog.New(slog.DiscardHandler), RetryPause: 500 * time.Millisecond, Transport: w.trust,
 	})
 	w.must(err)

@@ -21,6 +21,8 @@ type created struct {
 	Users  []string `json:"users"`
 	Groups []string `json:"groups"`
 	Files  []string `json:"files"`
+
+	SlurmAccounts []string `json:"slurmAccounts,omitempty"`
 }
 
 const (
@@ -154,6 +156,13 @@ func Clean(o Options) error {
 		record, err := readRecord()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", recordFile, err)
+		}
+		for _, account := range record.SlurmAccounts {
+			if err := removeSlurm(account); err != nil {
+				say("the Slurm account %s stays, because Slurm does not answer: %v", account, err)
+			} else {
+				say("removed the Slurm account %s", account)
+			}
 		}
 		for _, file := range record.Files {
 			problems = append(problems, os.RemoveAll(file))

@@ -54,6 +54,7 @@ type layout struct {
 	tourist                                            person // for whom the demo itself acts; one of people unless root
 	home                                               string // pattern of home drives
 	userGroup                                          string
+	partition                                          string // of Slurm; empty: jobs run without it
 }
 
 // plan decides where things go and as whom they run.

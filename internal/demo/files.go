@@ -114,6 +114,9 @@ provider:
     self: { address: 127.0.0.1, port: {{.GatewayPort}}, scheme: http }
 development:
   enabled: true # plain http on loopback
+{{- if not .Partition}}
+  fakeSlurm: true # jobs are processes of the users on this machine
+{{- end}}
 gateway:
   listen: ["127.0.0.1:{{.GatewayPort}}"]
 internal:
@@ -155,6 +158,16 @@ services:
         home: { entity: User, pattern: "{{.Home}}", title: Home, freeQuota: 0 }
         work: { entity: Project, pattern: "{{.Projects}}/#{ucloudProjectId}", title: "Work (#{ucloudProjectTitle})" }
       userDrives: { locators: [home, work] }
+  slurm:
+    poll: { jobs: 2s }
+    web: { enabled: true, prefix: app-, suffix: .apps.localhost, portRange: 33000-34999 }
+    machines:
+      {{.Machines}}:
+        partition: {{or .Partition "none"}}
+        payment: { type: Resource, unit: Cpu, interval: Minutely }
+        cpu: [1, 2]
+        memory: [1, 2]
+        maxTime: 2h
 `))
 
 // configure writes the configuration files.
@@ -168,7 +181,7 @@ func (l *layout) configure(o Options, core *devcore.Core) error {
 		"Provider": Provider, "CorePort": o.CorePort, "GatewayPort": o.GatewayPort, "MetricsPort": o.GatewayPort + 1,
 		"Run": l.run, "State": l.state, "Logs": l.logs, "LogLevel": o.LogLevel, "Base": l.base, "Self": !l.root,
 		"Group": l.userGroup, "Service": deniedService, "Programs": l.programs, "Category": category,
-		"Home": l.home, "Projects": l.projects,
+		"Home": l.home, "Projects": l.projects, "Partition": l.partition, "Machines": machines,
 	})
 	if err != nil {
 		return err

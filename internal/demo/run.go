@@ -51,6 +51,7 @@ func Run(ctx context.Context, o Options) error {
 		say("not root: everything runs as %s, instances are started directly instead of with sudo,", l.service)
 		say("and there is one user. Run it as root to see two users with real accounts.")
 	}
+	l.findSlurm(say)
 	// The simulated Core forgets everything when it ends, so the provider starts anew as well.
 	if err := errors.Join(os.RemoveAll(l.state), os.RemoveAll(l.run)); err != nil {
 		return err
@@ -61,7 +62,7 @@ func Run(ctx context.Context, o Options) error {
 	key := randomKey()
 	core, err := devcore.New(devcore.Options{
 		Provider: Provider, ProviderURL: fmt.Sprintf("http://127.0.0.1:%d", o.GatewayPort), ConsoleKey: key,
-		PollInterval: 2 * time.Second, Log: slog.New(slog.NewTextHandler(o.Out, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		PollInterval: 2 * time.Second, FirstID: int(time.Now().Unix() - 1_700_000_000), Log: slog.New(slog.NewTextHandler(o.Out, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		return err
@@ -179,9 +180,14 @@ func (l *layout) prepare(ctx context.Context, core *devcore.Core, parts ...*proc
 		names = append(names, ident.UCloudUser(p.ucloud))
 	}
 	core.AddProject(projectID, "Analytical engines", names...)
+	for _, app := range applications() {
+		if err := core.AddApplication(app); err != nil {
+			return err
+		}
+	}
 	deadline := time.NewTimer(readyTimeout)
 	defer deadline.Stop()
-	for !core.Declared(category) || core.EventSessions() == 0 || core.Polls() == 0 {
+	for !core.Declared(category) || len(core.Machines()) == 0 || core.EventSessions() == 0 || core.Polls() == 0 {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -198,6 +204,9 @@ func (l *layout) prepare(ctx context.Context, core *devcore.Core, parts ...*proc
 		if err := core.Allocate(ident.Owner{User: name}, category, 1000); err != nil {
 			return err
 		}
+	}
+	if err := l.allocateMachines(core, names); err != nil {
+		return err
 	}
 	return core.Allocate(ident.Owner{Project: projectID}, category, 1000)
 }
@@ -217,7 +226,13 @@ func (l *layout) explain(o Options, key string, say func(string, ...any)) {
 		say("     or as the user: su - %s -c '%s --socket %s connect TICKET'", l.people[0].local, ucloud, l.socket())
 	}
 	say("  4. In the console, open the drive Home and upload, download, copy, move, search and trash files;")
-	say("     look at the result with ls -l in the home directory.")
+	say("     look at the result with ls -l in the home directory. Submit a job, look at its log, open a terminal in it.")
+	if l.partition != "" {
+		say("     Jobs run in the partition %s of the Slurm on this machine.", l.partition)
+	} else {
+		say("     There is no Slurm that the demo can use: jobs are processes on this machine, one after the other or all at once.")
+		say("     That is for trying out only. `make demo SLURM=1`, as root, starts a Slurm for it.")
+	}
 	say("")
 	say("See also: %s --socket %s status | users list | instances list", ucloud, l.socket())
 	say("Configuration: %s   Logs: %s", l.config, l.logs)

@@ -38,6 +38,7 @@ const (
 type tour struct {
 	core  string // URL of the simulated Core
 	who   person
+	sim   *devcore.Core
 	token string
 	http  *http.Client
 	say   func(format string, args ...any)
@@ -70,6 +71,7 @@ func (t *tour) run(ctx context.Context, connect func(ctx context.Context) error,
 		{"copy", t.copy},
 		{"search", t.search},
 		{"trash", t.trash},
+		{"job", t.job},
 	}
 	for _, s := range steps {
 		start := time.Now()
@@ -461,7 +463,7 @@ func (t *tour) trash(ctx context.Context, root, _ string) (string, error) {
 // guide makes the tour. As root it is an account of its own that is connected for it; otherwise it waits until the one
 // user there is has connected, and stays in the demo's own project directory.
 func (l *layout) guide(ctx context.Context, o Options, core *devcore.Core, say func(string, ...any)) error {
-	t := &tour{core: fmt.Sprintf("http://127.0.0.1:%d", o.CorePort), who: l.tourist, say: say, token: core.Login(ident.UCloudUser(l.tourist.ucloud))}
+	t := &tour{core: fmt.Sprintf("http://127.0.0.1:%d", o.CorePort), who: l.tourist, sim: core, say: say, token: core.Login(ident.UCloudUser(l.tourist.ucloud))}
 	var connect func(context.Context) error
 	title := "Home"
 	if l.root {

@@ -37,6 +37,10 @@ type Options struct {
 	// who can reach the port could act as any end user; "" is for tests.
 	ConsoleKey string
 
+	// FirstID is where ids of resources begin. A real Core never gives one twice; a simulator that forgets everything does,
+	// and what a batch system remembers of earlier runs would be taken for jobs of this one.
+	FirstID int
+
 	// Key and RefreshToken let a demo keep its credentials over restarts; nil and "" mean new ones.
 	Key          *rsa.PrivateKey
 	RefreshToken string
@@ -136,7 +140,7 @@ func New(o Options) (*Core, error) {
 		},
 		users: map[ident.UCloudUser]*user{}, projects: map[ident.ProjectID]*project{},
 		categories: map[string]*category{}, wallets: map[walletKey]*wallet{}, usage: map[usageKey]int64{},
-		drives: map[ident.DriveID]*providerapi.Drive{}, byPGID: map[string]ident.DriveID{}, nextID: 3,
+		drives: map[ident.DriveID]*providerapi.Drive{}, byPGID: map[string]ident.DriveID{}, nextID: max(3, o.FirstID),
 		sessions: map[*eventSession]struct{}{}, logins: map[string]ident.UCloudUser{}, calls: map[string]int{},
 		tasksChanged: make(chan struct{}), jobs: newJobStore(),
 	}, nil

@@ -274,9 +274,16 @@ type JobSettings struct {
 	Binaries  string `json:"binaries,omitempty"`
 	TimeoutMs int64  `json:"timeoutMs,omitempty"`
 	Render    []byte `json:"render,omitempty"`
-	OnSubmit  string `json:"onSubmit,omitempty"` // program to run before sbatch
-	Web       bool   `json:"web,omitempty"`
-	VNC       bool   `json:"vnc,omitempty"`
+
+	OnSubmit            string            `json:"onSubmit,omitempty"` // program to run before sbatch
+	OnSubmitArgs        []string          `json:"onSubmitArgs,omitempty"`
+	OnSubmitTimeoutMs   int64             `json:"onSubmitTimeoutMs,omitempty"` // 0: that of the hook
+	OnSubmitProtocol    int               `json:"onSubmitProtocol,omitempty"`
+	OnSubmitEnvironment map[string]string `json:"onSubmitEnvironment,omitempty"`
+	OnSubmitIgnore      bool              `json:"onSubmitIgnore,omitempty"` // its failure stops no job
+
+	Web bool `json:"web,omitempty"`
+	VNC bool `json:"vnc,omitempty"`
 
 	Shell          bool     `json:"shell,omitempty"`        // terminals are offered
 	ShellProgram   string   `json:"shellProgram,omitempty"` // instead of the account's shell

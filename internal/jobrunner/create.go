@@ -237,8 +237,10 @@ func (s *submission) submit(ctx context.Context, p place, f *folder, script *job
 		return notStarted, err
 	}
 	s.r.o.step("filled")
+	var args []string
 	if s.r.o.Hook != nil {
-		err := s.r.o.Hook(ctx, HookCall{
+		var err error
+		args, err = s.r.o.Hook(ctx, HookCall{
 			Job: s.job, Grant: s.grant, Script: script, Path: p.local + "/" + jobrender.ScriptFile, Nodes: max(1, s.job.Specification.Replicas),
 		})
 		if err != nil {
@@ -257,7 +259,7 @@ func (s *submission) submit(ctx context.Context, p place, f *folder, script *job
 		return notStarted, failure.Wrap(ctx.Err(), failure.Internal, "%s", failure.Why(errGaveUp))
 	}
 	return s.r.o.Engine.Submit(ctx, Submission{
-		Job: s.job.ID, Script: script.Text, Folder: p.local, Limit: script.TimeLimit, Note: note,
+		Job: s.job.ID, Script: script.Text, Folder: p.local, Limit: script.TimeLimit, Note: note, Args: args,
 	})
 }
 

@@ -503,9 +503,9 @@ func TestHook(t *testing.T) {
 	t.Parallel()
 	var got HookCall
 	b := newBench(t, func(b *bench) {
-		b.o.Hook = func(_ context.Context, h HookCall) error {
+		b.o.Hook = func(_ context.Context, h HookCall) ([]string, error) {
 			got = h
-			return failure.New(failure.Forbidden, "not on Mondays")
+			return nil, failure.New(failure.Forbidden, "not on Mondays")
 		}
 	})
 	_, err := b.create("1", "true")

@@ -25,6 +25,7 @@ type Submission struct {
 	Script []byte // what runs
 	Folder string // local path of the job's folder
 	Limit  time.Duration
+	Args   []string // more arguments of sbatch, which win over directives
 	// Note is what the engine keeps for the next instance: the [ipcapi.JobSubmission] without an id of the engine.
 	Note json.RawMessage
 }

@@ -34,7 +34,8 @@ type Options struct {
 	OpenFolder Opener
 
 	// Hook, if not nil, is the site's say before a job is submitted. It may take as long as ctx allows.
-	Hook func(ctx context.Context, h HookCall) error
+	// It may add arguments of sbatch.
+	Hook func(ctx context.Context, h HookCall) (args []string, err error)
 	// Busy tells that work goes on outside of a request; its result, that it has ended. nil: nobody wants to know.
 	Busy func() (done func())
 	Log  *slog.Logger

@@ -21,7 +21,7 @@ type Slurm struct {
 // (--propagate=NONE). The umask is handed on, which is what makes output readable for the project.
 func (s *Slurm) Submit(ctx context.Context, sub Submission) (string, error) {
 	id, err := s.Client.Submit(ctx, slurm.Submission{
-		Text: sub.Script, Directory: sub.Folder, Args: []string{"--propagate=NONE"}, Env: s.Env,
+		Text: sub.Script, Directory: sub.Folder, Args: append([]string{"--propagate=NONE"}, sub.Args...), Env: s.Env,
 	})
 	switch {
 	case err == nil:

@@ -230,6 +230,14 @@ func jobSettings(cfg *config.Config) ipcapi.JobSettings {
 		Enabled: true, Engine: ipcapi.EngineSlurm, Binaries: c.Binaries.String(), TimeoutMs: time.Duration(c.CommandTimeout).Milliseconds(),
 		OnSubmit: c.Hooks.OnJobSubmit.Path.String(), Web: c.Web.Enabled, VNC: c.Web.Enabled && c.VNC.Enabled,
 	}
+	if hook := c.Hooks.OnJobSubmit; out.OnSubmit != "" {
+		out.OnSubmitArgs, out.OnSubmitProtocol = hook.Args, hook.Protocol
+		out.OnSubmitTimeoutMs, out.OnSubmitIgnore = time.Duration(hook.Timeout).Milliseconds(), hook.OnFailure == "ignore"
+		out.OnSubmitEnvironment = map[string]string{}
+		for name, value := range hook.Environment.All() {
+			out.OnSubmitEnvironment[name] = *value
+		}
+	}
 	if cfg.Development.FakeSlurm {
 		out.Engine = ipcapi.EngineLocal
 	}

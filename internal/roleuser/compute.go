@@ -3,8 +3,10 @@ package roleuser
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"ucloud-im/internal/drives"
@@ -16,6 +18,7 @@ import (
 	"ucloud-im/internal/jobrender"
 	"ucloud-im/internal/jobrunner"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/scripts"
 	"ucloud-im/internal/slurm"
 )
 
@@ -43,6 +46,10 @@ func (p *parts) startCompute(a *instance.Agent) ([]fileserver.Route, error) {
 	if start.Jobs.VNC {
 		openers[providerapi.SessionVNC] = server.OpenInterface
 	}
+	hook, err := submitHook(a)
+	if err != nil {
+		return nil, err
+	}
 	p.compute.runner = jobrunner.New(jobrunner.Options{
 		Provider: start.Provider, User: start.User, Home: start.Home, Server: server, Engine: engine, Log: a.Log(), Busy: a.Busy,
 		Site: func() (jobrender.Site, error) { return siteOf(a.Start()) },
@@ -55,6 +62,7 @@ func (p *parts) startCompute(a *instance.Agent) ([]fileserver.Route, error) {
 		},
 		FindDrive: func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error) { return findDrive(ctx, a, id) },
 		Drive:     func(f ipcapi.FoundDrive) providerapi.Drive { return driveOf(start.Provider, f) },
+		Hook:      hook,
 		Openers:   openers, OpenFolder: p.interactive.openFolder,
 	})
 	return p.compute.runner.Routes(), nil
@@ -79,6 +87,63 @@ func stateDir(start ipcapi.Start) string {
 		base = filepath.Join(start.Home, ".local", "state")
 	}
 	return filepath.Join(base, "ucloud", start.Provider, "jobs")
+}
+
+// submitHook is the site's program before submissions; nil if there is none. Its request lies in a directory of the user.
+func submitHook(a *instance.Agent) (func(context.Context, jobrunner.HookCall) ([]string, error), error) {
+	start := a.Start()
+	j := start.Jobs
+	if j.OnSubmit == "" {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	spool := filepath.Join(filepath.Dir(stateDir(start)), "requests")
+	r, err := scripts.New(scripts.Options{Provider: start.Provider, Spool: spool, Home: start.Home, Record: scriptLog{a.Log()}, Log: a.Log()})
+	if err != nil {
+		return nil, err
+	}
+	h, err := r.Hook(scripts.HookOptions{
+		Name: scripts.HookJobSubmit, Path: j.OnSubmit, Args: j.OnSubmitArgs, Timeout: time.Duration(j.OnSubmitTimeoutMs) * time.Millisecond,
+		Protocol: j.OnSubmitProtocol, Environment: j.OnSubmitEnvironment,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var (
+		mu     sync.Mutex // guards opened
+		opened bool       // for the life of the process
+	)
+	prepare := func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if opened {
+			return nil
+		}
+		err := os.MkdirAll(spool, 0o700)
+		if err == nil {
+			err = r.Open()
+		}
+		opened = err == nil
+		return err
+	}
+	call := jobrunner.SubmitHook(h, j.OnSubmitIgnore, func() []string {
+		site, _ := siteOf(a.Start()) // it could be decoded a moment ago
+		return site.Locked
+	})
+	return func(ctx context.Context, c jobrunner.HookCall) ([]string, error) {
+		if err := prepare(); err != nil {
+			return nil, failure.Wrap(err, failure.Internal, "The job could not be submitted: there is no place for its description in your home directory")
+		}
+		return call(ctx, c)
+	}, nil
+}
+
+// scriptLog writes calls of the site's programs to the instance's log.
+type scriptLog struct{ log *slog.Logger }
+
+// RecordScript implements [scripts.Recorder].
+func (l scriptLog) RecordScript(_ context.Context, e scripts.Entry) {
+	l.log.Info("script", "hook", e.Hook, "path", e.Path, "hash", e.FileHash, "key", e.Key, "result", e.Result, "took", e.Duration,
+		"invocation", e.Invocation, "message", e.Message)
 }
 
 // siteOf decodes the site's part of job scripts. It is not kept: it may be large, and is needed rarely.

@@ -57,6 +57,8 @@ var known = map[string]traits{
 	HookAccountMapper:    {needsReply: true, timeout: 15 * time.Second, concurrency: 4},
 	HookProjectUpdated:   {changes: true, timeout: 120 * time.Second, concurrency: 1},
 	HookUserDisconnected: {changes: true, timeout: 60 * time.Second, concurrency: 1},
+
+	HookJobSubmit: {timeout: 10 * time.Second, concurrency: 4},
 }
 
 // maxTimeout is the longest time limit (contract 42 SCR-6).

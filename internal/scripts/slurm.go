@@ -18,6 +18,9 @@ const (
 	HookUserDisconnected = "onUserDisconnected"
 )
 
+// HookJobSubmit is called before each submission, in the user's instance (contract 42 section B.15).
+const HookJobSubmit = "onJobSubmit"
+
 // Time limits of hooks that share their name with one for storage (contract 42 part B).
 const (
 	AccountQuotaTimeout = 120 * time.Second

@@ -176,7 +176,7 @@ func (r *renderer) directives(ctx context.Context) error {
 	}
 	set := map[string]string{
 		"account": g.Account, "partition": g.Partition, "qos": g.QoS, "constraint": g.Constraint, "comment": g.Comment,
-		"chdir": g.Folder, "output": StdoutFile, "error": StderrFile, "job-name": r.job.ID,
+		"chdir": g.Folder, "output": outputFile(g.Folder, StdoutFile), "error": outputFile(g.Folder, StderrFile), "job-name": r.job.ID,
 		"cpus-per-task": strconv.Itoa(cpu), "mem": memory, "nodes": strconv.Itoa(max(1, g.Nodes)), "time": jobscript.FormatTime(g.Time),
 	}
 	if memory == "0" {
@@ -222,6 +222,19 @@ func (r *renderer) extra(ctx context.Context) error {
 	}
 	r.script.Directives.Lock(r.site.Locked...)
 	return nil
+}
+
+// outputFile names a file in the job's folder for --output. Slurm puts the folder in front of a relative name and then replaces
+// patterns such as %j in all of it, so a folder with a % has to be written out, with the % doubled. A backslash anywhere turns the
+// patterns off, and is itself written double.
+func outputFile(folder, name string) string {
+	switch {
+	case strings.Contains(folder, `\`):
+		return strings.ReplaceAll(folder, `\`, `\\`) + "/" + name
+	case strings.Contains(folder, "%"):
+		return strings.ReplaceAll(folder, "%", "%%") + "/" + name
+	}
+	return name
 }
 
 // finish takes the parts together.

@@ -62,8 +62,10 @@ func (s *Script) Text() ([]byte, error) {
 	if strings.IndexByte(s.Body, 0) >= 0 {
 		return nil, failure.New(failure.Invalid, "The script contains a NUL byte")
 	}
-	b.WriteString("\n" + s.Body)
-	if !strings.HasSuffix(s.Body, "\n") {
+	// Package shell leaves no carriage return in a word; what is left comes from files with DOS line breaks, which sbatch refuses.
+	body := strings.ReplaceAll(s.Body, "\r\n", "\n")
+	b.WriteString("\n" + body)
+	if !strings.HasSuffix(body, "\n") {
 		b.WriteByte('\n')
 	}
 	if b.Len() > MaxSize {

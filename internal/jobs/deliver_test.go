@@ -394,7 +394,7 @@ func (w *world) slurmless() {
 func TestRun(t *testing.T) {
 	t.Parallel()
 	w := sqlite(t)
-	w.set.Poll = time.Millisecond
+	w.set.Poll = 50 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()

@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	_ = flag.Set("rapid.checks", "40") // each has a database of its own; the command line has the last word
+	_ = flag.Set("rapid.checks", "12") // each has a database of its own; the command line has the last word
 	goleak.VerifyTestMain(m)
 }
 

@@ -34,32 +34,36 @@ func each(ctx context.Context, n int, do func(ctx context.Context, i int) error)
 	return failure.EachItem(n, func(i int) error { return errs[i] })
 }
 
-// own finds a job that the caller may change. Only whoever has submitted a job can: Slurm would refuse others too, in other
-// words.
-func (r *Runner) own(ctx context.Context, id, what string) (ipcapi.JobRecord, error) {
+// find finds a job that the caller may see.
+func (r *Runner) find(ctx context.Context, id string) (ipcapi.JobRecord, error) {
 	if !validID(id) {
 		return ipcapi.JobRecord{}, errNoJob
 	}
 	rec, err := r.o.Server.Find(ctx, id)
-	if err != nil {
-		return rec, err
+	if err == nil && rec.ID != id {
+		err = errNoJob
 	}
-	if rec.ID != id {
-		return rec, errNoJob
-	}
-	if !rec.Own {
-		return rec, failure.New(failure.Forbidden, "Only the person who has submitted the job can %s it", what)
-	}
-	return rec, nil
+	return rec, err
 }
 
-// Terminate ends jobs. One that is not known or has ended is ended (contract 20 section 2.2).
+// own finds a job that the caller may do something with here. Only whoever has submitted it can: the system would refuse
+// others too, in other words.
+func (r *Runner) own(ctx context.Context, id, what string) (ipcapi.JobRecord, error) {
+	rec, err := r.find(ctx, id)
+	if err == nil && !rec.Own {
+		return rec, failure.New(failure.Forbidden, "Only the person who has submitted the job can %s it", what)
+	}
+	return rec, err
+}
+
+// Terminate ends jobs. One that is not known or has ended is ended (contract 20 section 2.2). Whether somebody else's job may
+// be ended decides the server, which then does it itself.
 func (r *Runner) Terminate(ctx context.Context, jobs []providerapi.FindByID) error {
 	return each(ctx, len(jobs), func(ctx context.Context, i int) error { return r.terminate(ctx, jobs[i].ID) })
 }
 
 func (r *Runner) terminate(ctx context.Context, id string) error {
-	rec, err := r.own(ctx, id, "end")
+	rec, err := r.find(ctx, id)
 	if failure.Is(err, failure.NotFound) {
 		return nil
 	}
@@ -73,8 +77,8 @@ func (r *Runner) terminate(ctx context.Context, id string) error {
 	if err := r.o.Server.Ending(ctx, id); err != nil && !failure.Is(err, failure.NotFound) {
 		return err
 	}
-	if rec.EngineID == "" {
-		return nil // it is being submitted, or nobody knows; the server ends it as soon as it finds it
+	if rec.EngineID == "" || !rec.Own {
+		return nil // the server ends it, as soon as it finds it
 	}
 	if err := r.o.Engine.Cancel(ctx, rec.EngineID); err != nil {
 		return explainEngine(err, "The job could not be ended at the moment, try again later")
@@ -100,7 +104,7 @@ func (r *Runner) Extend(ctx context.Context, items []providerapi.JobExtension) e
 		if add <= 0 {
 			return failure.New(failure.Invalid, "The job is to be extended by no time at all")
 		}
-		rec, err := r.own(ctx, items[i].Job.ID, "extend")
+		rec, err := r.find(ctx, items[i].Job.ID)
 		if err != nil {
 			return err
 		}

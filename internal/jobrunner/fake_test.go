@@ -53,6 +53,7 @@ type fakeServer struct {
 	end     []string
 	choices ipcapi.JobChoiceReply
 	attempt map[string]int64
+	manages bool                        // the caller is an administrator of the project
 	known   func(comment string) string // what the engine knows of a job of which nothing was heard; may be nil
 }
 
@@ -143,7 +144,13 @@ func (s *fakeServer) Find(_ context.Context, id string) (ipcapi.JobRecord, error
 	return r, nil
 }
 
-func (s *fakeServer) Ending(_ context.Context, id string) error  { return s.note("ending", id) }
+func (s *fakeServer) Ending(_ context.Context, id string) error {
+	if get(s, func() bool { r, ok := s.records[id]; return ok && !r.Own && !s.manages }) {
+		return failure.New(failure.Forbidden, "Only who started the job can end it")
+	}
+	return s.note("ending", id)
+}
+
 func (s *fakeServer) Changed(_ context.Context, id string) error { return s.note("changed", id) }
 func (s *fakeServer) Extend(_ context.Context, e ipcapi.JobExtension) error {
 	return s.note("extend", fmt.Sprint(e.ID, " ", e.AddMs))

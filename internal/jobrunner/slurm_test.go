@@ -338,7 +338,7 @@ func testTerminate(t *testing.T, s *site) {
 		t.Fatal(err, res)
 	}
 	engine := get(s.server, func() string { return s.server.news[id].EngineID })
-	// Even a server that is wrong about the owner cannot have somebody else's job ended: Slurm refuses.
+	// Even if the server is wrong about the owner nobody's job but the user's own is ended: Slurm refuses.
 	res, err := s.call(t, s.other, childCall{End: id})
 	if err != nil || res.Kind != failure.Forbidden {
 		t.Errorf("by another user: %+v, %v", res, err)

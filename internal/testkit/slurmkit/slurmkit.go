@@ -180,9 +180,14 @@ func (c *Cluster) Sacctmgr(t testing.TB, args ...string) string {
 	return out
 }
 
+// run tells this run of tests from others, also from one with the same process id that was killed and left things behind.
+var run = sync.OnceValue(func() string {
+	return strconv.FormatInt(int64(os.Getpid()), 36) + strconv.FormatInt(time.Now().UnixMilli()%(36*36*36*36*36), 36)
+})
+
 // UniqueName is a name that no other test uses; it can be the name of an account.
 func UniqueName(prefix string) string {
-	return fmt.Sprintf("imt%s%s%d", prefix, strconv.FormatInt(int64(os.Getpid()), 36), counter.Add(1))
+	return fmt.Sprintf("imt%s%sx%d", prefix, run(), counter.Add(1))
 }
 
 // AccountName is the name of an account that does not exist yet. Whatever has the name when the test ends is removed,

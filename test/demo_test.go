@@ -249,6 +249,21 @@ func TestDemoAsUser(t *testing.T) {
 	if left, err := os.ReadDir(u.Home); err != nil || len(left) != 1 {
 		t.Errorf("the tour of an ordinary user is to stay out of the home directory: %v, %v", left, err)
 	}
+	// Jobs are processes here.
+	var submitted providerapi.BulkResponse[providerapi.FindByID]
+	d.call(http.MethodPost, "/api/jobs", map[string]any{"items": []any{map[string]any{
+		"application": map[string]string{"name": "demo-batch", "version": "1"}, "product": map[string]string{"id": "demo-cpu-1", "category": "demo-cpu", "provider": "demo"},
+		"replicas": 1, "timeAllocation": map[string]int{"hours": 0, "minutes": 5, "seconds": 0},
+		"parameters": map[string]any{"commands": map[string]string{"type": "text", "value": "echo \"$(id -un) was here\" > witness"}},
+	}}}, &submitted)
+	var job providerapi.Job
+	testkit.Eventually(t, "the job to end", func() bool {
+		d.call(http.MethodGet, "/api/jobs/retrieve?includeUpdates=true&id="+submitted.Responses[0].ID, nil, &job)
+		return job.Status.State.Final()
+	})
+	if witness, err := os.ReadFile(filepath.Join(u.Home, "ucloud-jobs", job.ID, "witness")); job.Status.State != providerapi.JobSuccess || string(witness) != u.Name+" was here\n" {
+		t.Errorf("the job is %s, and has written %q, %v", job.Status.State, witness, err)
+	}
 	d.end()
 	clean := exec.Command(filepath.Join(dir, "ucloud-dev"), "demo-clean")
 	clean.SysProcAttr = &syscall.SysProcAttr{Credential: u.Credential(site.GID)}

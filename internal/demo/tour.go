@@ -71,9 +71,12 @@ func (t *tour) run(ctx context.Context, connect func(ctx context.Context) error,
 		{"copy", t.copy},
 		{"search", t.search},
 		{"trash", t.trash},
-		{"job", t.job},
+		{"job", t.job}, // as root: an ordinary user's home is left alone
 	}
 	for _, s := range steps {
+		if s.name == "job" && connect == nil {
+			continue
+		}
 		start := time.Now()
 		what, err := s.do(ctx, root, folder)
 		if err != nil {

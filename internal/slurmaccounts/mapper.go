@@ -214,6 +214,9 @@ func have(all []string) string {
 	return "You have: " + strings.Join(all, ", ") + "."
 }
 
+// noSlurm is the account of all users where jobs run without Slurm. It means nothing.
+const noSlurm = "local"
+
 // accountsOf are the accounts that a user is in, as Slurm says.
 func (s *Service) accountsOf(ctx context.Context, user ident.UCloudUser) ([]string, error) {
 	account, ok, err := s.o.Accounts.LocalAccount(ctx, user)
@@ -224,7 +227,7 @@ func (s *Service) accountsOf(ctx context.Context, user ident.UCloudUser) ([]stri
 		return nil, failure.New(failure.Forbidden, "You are not connected to this provider")
 	}
 	if s.o.Cluster == nil {
-		return nil, nil
+		return []string{noSlurm}, nil
 	}
 	all, err := s.o.Cluster.AccountsOf(ctx, account.Name)
 	if err != nil {

@@ -373,7 +373,7 @@ func TestWindows(t *testing.T) {
 // commands that fail. At no time more is charged than was used, and in the end the ledger equals sacct.
 func TestDay(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(4) {
+	for seed := range uint64(2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			rnd := rand.New(rand.NewPCG(seed, 1))
@@ -392,20 +392,20 @@ func TestDay(t *testing.T) {
 				}
 			}
 			w.slurm.failing, w.core.before, w.core.after = sometimes(10), sometimes(10), sometimes(10)
-			for range 24 * 12 {
-				traffic(rnd, w.slurm, rnd.IntN(4))
-				if rnd.IntN(10) == 0 && len(w.slurm.runs) > 0 {
+			for range 24 * 4 {
+				traffic(rnd, w.slurm, rnd.IntN(6))
+				if rnd.IntN(4) == 0 && len(w.slurm.runs) > 0 {
 					w.slurm.requeue(w.slurm.runs[rnd.IntN(len(w.slurm.runs))])
 				}
-				if rnd.IntN(20) == 0 {
+				if rnd.IntN(10) == 0 {
 					w.slurm.ctld = !w.slurm.ctld
 				}
-				if rnd.IntN(20) == 0 {
+				if rnd.IntN(10) == 0 {
 					w.slurm.dbd = !w.slurm.dbd
 				}
-				w.slurm.pass(time.Duration(rnd.IntN(600)) * time.Second)
-				w.slurm.flush(rnd.IntN(6))
-				if rnd.IntN(15) == 0 {
+				w.slurm.pass(time.Duration(rnd.IntN(1800)) * time.Second)
+				w.slurm.flush(rnd.IntN(12))
+				if rnd.IntN(10) == 0 {
 					w.restart()
 				}
 				_ = w.Round(t.Context()) // may fail
@@ -458,7 +458,7 @@ func TestCrashes(t *testing.T) {
 	crash := errors.New("crash")
 	seen := map[string]int{}
 	for n := 0; ; n++ {
-		w := newWorld(t)
+		w := newWorld(t) // with a database of its own: what a crash leaves behind is looked at
 		w.account(alice, "cpu", "a_cpu")
 		for _, c := range []string{"cpu", "cpu-high", "gpu"} {
 			w.account(reef, c, "p_all")
@@ -490,7 +490,7 @@ func TestCrashes(t *testing.T) {
 		}
 		w.core.before = func() error { return step("before Core") }
 		w.core.after = func() error { return step("after Core") }
-		for range 4 {
+		for range 2 {
 			traffic(rnd, w.slurm, 12)
 			w.slurm.requeue(w.slurm.runs[0])
 			w.slurm.pass(40 * time.Minute)

@@ -63,6 +63,10 @@ func allocations(tx *store.Tx, local map[ident.Owner]string, units map[string]st
 	if err != nil {
 		return nil, err
 	}
+	machines, err := tx.ComputeUsages()
+	if err != nil {
+		return nil, err
+	}
 	groups, err := tx.ProjectGroups()
 	if err != nil {
 		return nil, err
@@ -77,6 +81,9 @@ func allocations(tx *store.Tx, local map[ident.Owner]string, units map[string]st
 	reported := map[walletKey]int64{}
 	for _, r := range reports {
 		reported[walletKey{r.Owner, r.Category}] += r.Units
+	}
+	for _, u := range machines {
+		reported[walletKey{u.Owner, u.Category}] += u.Report.Units
 	}
 	of := map[walletKey][]store.Drive{}
 	for _, d := range drives {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"math"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"ucloud-im/internal/driveplan"
+	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/store"
@@ -418,4 +420,31 @@ func TestEverybody(t *testing.T) {
 	}
 	w.look()
 	w.slurm.expect(t)
+}
+
+// TestFirstJob: the first job for a product that is free to use waits until its account has been made.
+func TestFirstJob(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, automatic())
+	free := []Category{{Name: "free", Partition: "normal", Period: 1, Unit: "Cpu", FreeToUse: true}}
+	if err := w.SetSettings(Settings{Categories: free, Mapping: patterns("u_#{localUsername}", "p"), Management: automatic()}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := w.Account(t.Context(), alice, "Alice#1", "free", ""); err == nil || !strings.Contains(failure.Why(err), "is being made") {
+		t.Error(got, err) // nobody works
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	work.Go(func() { _ = w.Run(ctx) })
+	defer work.Wait()
+	defer stop()
+	until := time.Now().Add(time.Minute)
+	got, err := w.Account(t.Context(), alice, "Alice#1", "free", "")
+	for err != nil && time.Now().Before(until) { // a busy machine
+		got, err = w.Account(t.Context(), alice, "Alice#1", "free", "")
+	}
+	if err != nil || got != "u_alice01" {
+		t.Error(got, err)
+	}
+	w.slurm.expect(t, "create u_alice01 parent= qos=[] org=ucloud-hpc", "add u_alice01 [alice01] default=false")
 }

@@ -37,7 +37,7 @@ func (s *Service) Account(ctx context.Context, owner ident.Owner, user ident.UCl
 		return "", err
 	}
 	if stored != "" {
-		return stored, nil
+		return stored, s.ready(ctx, set, stored)
 	}
 	if set.Mapping.choice() || personal(project, s.o.Provider) {
 		return s.chosen(ctx, user, category, choice)
@@ -49,7 +49,39 @@ func (s *Service) Account(ctx context.Context, owner ident.Owner, user ident.UCl
 	if name == "" {
 		return "", failure.New(failure.Invalid, "The workspace has no Slurm account in category %s: the provider gives it none. Ask the provider's support.", category)
 	}
-	return s.keep(ctx, owner, category, name)
+	if name, err = s.keep(ctx, owner, category, name); err != nil {
+		return "", err
+	}
+	return name, s.ready(ctx, set, name)
+}
+
+const (
+	// readyWithin is how long a job waits for an account that is being made; Core gives up after 5 s.
+	readyWithin = 3 * time.Second
+	readyPause  = 50 * time.Millisecond
+)
+
+// ready waits until an account that is new has been made in Slurm. What is not as it should be for another reason is for
+// Slurm to judge. A product that is free to use has no allocation, so that its account is made by the first job.
+func (s *Service) ready(ctx context.Context, set *Settings, account string) error {
+	if set.Management.Type != Automatic {
+		return nil
+	}
+	for deadline := time.Now().Add(readyWithin); ; {
+		var w store.SlurmWork
+		err := s.o.Store.View(ctx, func(tx *store.Tx) (err error) { w, err = tx.SlurmWork("account/" + account); return ignoreMissing(err) })
+		if err != nil || !w.AppliedAt.IsZero() || w.Attempts > 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return failure.New(failure.Invalid, "Your Slurm account %s is being made. Try again in a minute.", account)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(readyPause):
+		}
+	}
 }
 
 // missing gives an error the sentence that users see.

@@ -4,13 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/cipher"
-	"crypto/des"
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"io"
-	"math/bits"
 	"net"
 	"os"
 	"os/exec"
@@ -23,6 +19,7 @@ import (
 	"github.com/coder/websocket"
 
 	"ucloud-im/internal/testkit"
+	"ucloud-im/internal/testkit/vnckit"
 )
 
 // desktop starts a real VNC server with a password, and in front of it what makes WebSockets out of its connections, as a
@@ -36,7 +33,7 @@ func desktop(t *testing.T, password string) int {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	secret, socket := filepath.Join(dir, "passwd"), filepath.Join(dir, "rfb")
-	if err := os.WriteFile(secret, obfuscated(password), 0o600); err != nil {
+	if err := os.WriteFile(secret, vnckit.Obfuscated(password), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	displays, display, err := os.Pipe()
@@ -84,71 +81,6 @@ func desktop(t *testing.T, password string) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Passwords of VNC are DES keys whose bits stand the other way round (RFC 6143 section 7.2.2).
-func vncCipher(key []byte) cipher.Block {
-	var k [8]byte
-	for i := range min(len(key), 8) {
-		k[i] = bits.Reverse8(key[i])
-	}
-	c, err := des.NewCipher(k[:])
-	if err != nil {
-		panic(err)
-	}
-	return c
-}
-
-// obfuscated is the form of a password in a file for VNC servers: encrypted with a key that everybody knows.
-func obfuscated(password string) []byte {
-	var plain, out [8]byte
-	copy(plain[:], password)
-	vncCipher([]byte{23, 82, 107, 6, 35, 78, 88, 7}).Encrypt(out[:], plain[:])
-	return out[:]
-}
-
-// rfb logs in as viewers do (RFC 6143 section 7) and gives the name and size of the desktop.
-func rfb(conn net.Conn, password string) (name string, width, height int, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = v.(error)
-		}
-	}()
-	must := func(err error) {
-		if err != nil {
-			panic(err)
-		}
-	}
-	read := func(n int) []byte {
-		b := make([]byte, n)
-		_, err := io.ReadFull(conn, b)
-		must(err)
-		return b
-	}
-	write := func(b []byte) {
-		_, err := conn.Write(b)
-		must(err)
-	}
-	if v := string(read(12)); !strings.HasPrefix(v, "RFB 003.") {
-		return "", 0, 0, fmt.Errorf("version %q", v)
-	}
-	write([]byte("RFB 003.008\n"))
-	types := read(int(read(1)[0]))
-	if !bytes.Contains(types, []byte{2}) {
-		return "", 0, 0, fmt.Errorf("security types %v", types)
-	}
-	write([]byte{2})
-	challenge := read(16)
-	c := vncCipher([]byte(password))
-	c.Encrypt(challenge[:8], challenge[:8])
-	c.Encrypt(challenge[8:], challenge[8:])
-	write(challenge)
-	if result := binary.BigEndian.Uint32(read(4)); result != 0 {
-		return "", 0, 0, fmt.Errorf("refused with %d", result)
-	}
-	write([]byte{1}) // shared
-	head := read(24)
-	return string(read(int(binary.BigEndian.Uint32(head[20:])))), int(binary.BigEndian.Uint16(head)), int(binary.BigEndian.Uint16(head[2:])), nil
-}
-
 // TestDesktopThroughTheGateway: a real VNC server, reached as UCloud's viewer reaches it.
 func TestDesktopThroughTheGateway(t *testing.T) {
 	t.Parallel()
@@ -189,14 +121,14 @@ func TestDesktopThroughTheGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if name, width, height, err := rfb(conn, password); err != nil || width != 320 || height != 200 || name == "" {
+	if name, width, height, err := vnckit.Login(conn, password); err != nil || width != 320 || height != 200 || name == "" {
 		t.Fatalf("%q %d %d %v", name, width, height, err)
 	}
 	second, err := dial("cAnArY-2", true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, err := rfb(second, "wrong"); err == nil {
+	if _, _, _, err := vnckit.Login(second, "wrong"); err == nil {
 		t.Error("a wrong password was accepted")
 	}
 	for _, token := range []string{"cAnArY-1", "cAnArY-3"} {

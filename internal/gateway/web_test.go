@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,6 +157,18 @@ func TestWebLink(t *testing.T) {
 	}
 	if r := w.page("GET", "/", "", "Cookie", appCookie+"="+appToken); r.StatusCode != 403 {
 		t.Errorf("the token as a cookie: %d", r.StatusCode)
+	}
+}
+
+// TestWebLinkOfAnotherHost: a link is for the host that it names, whatever the answer to the exchange says.
+func TestWebLinkOfAnotherHost(t *testing.T) {
+	t.Parallel()
+	w := newWebFixture(t)
+	w.control.onWeb(func(context.Context, WebKind, string, [32]byte) (*WebSession, error) {
+		return &WebSession{Value: "new", ExpiresAt: time.Now().Add(time.Hour), Route: w.route}, nil
+	})
+	if r := w.at("app-513-0.apps.example.net", "GET", "/ucloud/birch/authorize-app?token=t", ""); r.StatusCode != 404 || r.Header.Get("Set-Cookie") != "" {
+		t.Errorf("%d %v", r.StatusCode, r.Header)
 	}
 }
 
@@ -312,6 +325,19 @@ func (w *webFixture) openFlows(t *testing.T) (c *websocket.Conn, stream io.ReadC
 	return c, res.Body
 }
 
+// countCuts counts the requests under way that are cut off from now on.
+func (w *webFixture) countCuts() *atomic.Int64 {
+	n := new(atomic.Int64)
+	p := w.web.host(appHost).place
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for f := range p.flows {
+		cut := f.cut
+		f.cut = func() { n.Add(1); cut() }
+	}
+	return n
+}
+
 // mustEnd waits until both are cut off.
 func mustEnd(t *testing.T, what string, c *websocket.Conn, stream io.Reader) {
 	t.Helper()
@@ -339,7 +365,11 @@ func TestWebWithdrawn(t *testing.T) {
 		t.Parallel()
 		w := newWebFixture(t)
 		c, stream := w.openFlows(t)
+		cuts := w.countCuts()
 		w.web.Apply(WebUpdate{Remove: map[string]uint64{w.route.ID: 100}})
+		if n := cuts.Load(); n != 2 {
+			t.Fatalf("%d requests were cut off", n)
+		}
 		mustEnd(t, "removed", c, stream)
 		if r := w.page("GET", "/", "", "Cookie", sessionHeader); r.StatusCode != 404 {
 			t.Errorf("%d", r.StatusCode)
@@ -349,7 +379,11 @@ func TestWebWithdrawn(t *testing.T) {
 		t.Parallel()
 		w := newWebFixture(t)
 		c, stream := w.openFlows(t)
+		cuts := w.countCuts()
 		w.put(func(r *WebRoute) { r.Grants = []WebGrant{grantOf("of another user", time.Hour)} })
+		if n := cuts.Load(); n != 2 { // at once, not when somebody looks next
+			t.Errorf("%d requests were cut off", n)
+		}
 		mustEnd(t, "revoked", c, stream)
 		if r := w.page("GET", "/", "", "Cookie", "x=1; "+appCookie+"=of another user"); r.StatusCode != 403 && r.StatusCode != 200 {
 			t.Errorf("%d", r.StatusCode)

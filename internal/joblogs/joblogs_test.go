@@ -89,7 +89,7 @@ func (j *jobs) Watch(ctx context.Context, id string, see func(ipcapi.JobRecord) 
 
 // world is an instance that follows logs.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	jobs   *jobs
 	svc    *Service
 	url    string
@@ -102,7 +102,7 @@ type noTasks struct{}
 func (noTasks) Register(string, tasks.Runner)                     {}
 func (noTasks) Submit(context.Context, tasks.Spec) (int64, error) { return 1, nil }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, jobs: &jobs{recs: map[string]ipcapi.JobRecord{}, tick: make(chan struct{})}, dir: filepath.Join(t.TempDir(), testJob)}
 	must(t, os.Mkdir(w.dir, 0o700))
@@ -162,7 +162,7 @@ func (w *world) write(name, text string) {
 
 // core is Core's side of a socket.
 type core struct {
-	t      *testing.T
+	t      testing.TB
 	ws     *websocket.Conn
 	text   map[string]string // by rank and channel
 	ended  int

@@ -151,6 +151,7 @@ func hold() error {
 		h.kill(unix.SIGKILL)
 		return err
 	}
+	debug.FreeOSMemory() // of what packages have made at the start and holders do not need
 	// Nothing of what started us is held any longer.
 	if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
 		for std := range 3 {

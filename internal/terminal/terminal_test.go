@@ -80,7 +80,7 @@ type noTasks struct{}
 
 // world is an instance with a job of the local engine and a drive.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	provider string // of its own for each test, so that they do not see each other's holders
 	sessions *memory
 	svc      *Service
@@ -92,7 +92,7 @@ type world struct {
 	job ipcapi.JobRecord
 }
 
-func newWorld(t *testing.T, change func(*Settings)) *world {
+func newWorld(t testing.TB, change func(*Settings)) *world {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
@@ -190,7 +190,7 @@ func (w *world) openJob() string {
 
 // browser is one terminal in a browser.
 type browser struct {
-	t      *testing.T
+	t      testing.TB
 	ws     *websocket.Conn
 	stream int
 	acks   map[string]int

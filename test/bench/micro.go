@@ -38,6 +38,10 @@ var micros = []struct {
 	{"files", "^BenchmarkBrowseThousand$", []micro{
 		{"BrowseThousand", "a page of 50 out of 1,000 entries, without HTTP", nil},
 	}},
+	{"terminal", "^BenchmarkEcho(Plain)?$", []micro{
+		{"Echo", "a key stroke in a terminal and its echo, without the gateway", nil}, {"EchoPlain", "the same in a pseudo-terminal alone", nil},
+	}},
+	{"joblogs", "^BenchmarkFollow$", []micro{{"Follow", "16 MiB of a log to Core", nil}}},
 }
 
 // micro is one line. The targets are in microseconds.

@@ -31,11 +31,21 @@ func (m *machine) parse(source string) {
 	}
 	list = append(list, stream.Current()) // the end, with its place
 	p := parser.NewParser("", tokens.NewStream(list), cfg, nil, &statements{})
-	root, err := p.Parse()
+	root, err := parseTree(p)
 	if err != nil {
 		m.syntaxError(err, p)
 	}
 	m.root = root
+}
+
+// parseTree runs gonja's parser, which follows nil pointers in some texts that are no templates, such as {{ f(in=1) }}.
+func parseTree(p *parser.Parser) (root *nodes.Template, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = problem(p, "an expression is incomplete")
+		}
+	}()
+	return p.Parse()
 }
 
 // syntaxError words an error of the parser for a user.

@@ -50,7 +50,7 @@ func jobFeatures(cfg *config.Config, f *products.Features) {
 		return
 	}
 	set := webSettings(cfg)
-	f.Jobs, f.Web, f.VNC, f.TimeExtension = true, set.Web, set.VNC, c.TimeExtension
+	f.Jobs, f.Web, f.VNC, f.TimeExtension = true, set.Web, set.VNC, c.TimeExtension && !cfg.Development.FakeSlurm
 }
 
 // webSettings are the settings of interfaces.

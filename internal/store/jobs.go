@@ -275,11 +275,11 @@ func (tx *Tx) AddJobUpdate(key int64, u providerapi.JobUpdate, at time.Time) err
 }
 
 // DueJobUpdates are up to limit updates in the order in which they are to be told: of jobs that Core is known to have, and
-// that need not wait.
+// that need not wait. The order of the join is given: few jobs have updates, and many are kept.
 func (tx *Tx) DueJobUpdates(now time.Time, limit int) ([]JobUpdate, error) {
 	return list(tx, scanJobUpdate, "list updates of jobs",
-		`SELECT u.id, u.job_key, j.id, u.payload, u.created_at FROM job_updates u JOIN jobs j ON j.job_key = u.job_key
-		 WHERE j.core_known > 0 AND j.submission = 'submitted' AND j.deliver_after <= ? ORDER BY u.id LIMIT ?`, toMS(now), limit)
+		`SELECT u.id, u.job_key, j.id, u.payload, u.created_at FROM job_updates u CROSS JOIN jobs j
+		 WHERE j.job_key = u.job_key AND j.core_known > 0 AND j.submission = 'submitted' AND j.deliver_after <= ? ORDER BY u.id LIMIT ?`, toMS(now), limit)
 }
 
 // JobUpdatesOf are the updates of a job that Core has not taken.

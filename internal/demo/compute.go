@@ -109,8 +109,8 @@ func removeSlurm(account string) error {
 	return err
 }
 
-// applications are what the demo offers to run.
-func applications() []providerapi.Application {
+// offered are applications of the demo's own, which need nothing that a machine may lack but Python.
+func offered() []providerapi.Application {
 	app := func(name, title, description, kind string, parameters []providerapi.ApplicationParameter, invocation ...providerapi.InvocationParameter) providerapi.Application {
 		ref := providerapi.ApplicationReference{Name: name, Version: "1"}
 		return providerapi.Application{

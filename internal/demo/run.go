@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	builtin "ucloud-im/internal/applications"
 	"ucloud-im/internal/devcore"
 	"ucloud-im/internal/devcore/console"
 	"ucloud-im/internal/ident"
@@ -180,7 +181,15 @@ func (l *layout) prepare(ctx context.Context, core *devcore.Core, parts ...*proc
 		names = append(names, ident.UCloudUser(p.ucloud))
 	}
 	core.AddProject(projectID, "Analytical engines", names...)
-	for _, app := range applications() {
+	offer := offered()
+	shipped, err := builtin.Builtin()
+	if err != nil {
+		return err
+	}
+	for _, d := range shipped {
+		offer = append(offer, d.Application)
+	}
+	for _, app := range offer {
 		if err := core.AddApplication(app); err != nil {
 			return err
 		}

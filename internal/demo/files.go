@@ -160,7 +160,7 @@ services:
       userDrives: { locators: [home, work] }
   slurm:
     poll: { jobs: 2s }
-    web: { enabled: true, prefix: app-, suffix: .apps.localhost, portRange: 33000-34999 }
+    web: { enabled: true, prefix: app-, suffix: .apps.localhost, portRange: 15000-16999 }
     machines:
       {{.Machines}}:
         partition: {{or .Partition "none"}}

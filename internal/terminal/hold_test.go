@@ -3,8 +3,10 @@ package terminal
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -339,36 +341,23 @@ func TestHolderRefusesOthers(t *testing.T) {
 	}
 	site := accounts.New(t, "term")
 	other := site.User(t)
-	script := `import socket,sys
-s=socket.socket(socket.AF_UNIX)
-s.connect("\0"+sys.argv[1][1:])
-try:
-  s.sendall(b"?\0\0\0\0")
-  sys.stdout.write(repr(s.recv(100)))
-except OSError as e:
-  sys.stdout.write(type(e).__name__)
-`
-	out, err := other.Command("/usr/bin/python3", "-c", script, all[0].socket).CombinedOutput()
-	if err != nil || strings.Contains(string(out), "Traceback") || strings.Contains(string(out), "s") && strings.Contains(string(out), "key") {
-		t.Errorf("%s, %v", out, err)
+	self := copyOfSelf(t)
+	stranger := func(mode, socket string) *exec.Cmd {
+		cmd := other.Command(self)
+		cmd.Env = []string{strangerEnv + "=" + mode + " " + socket}
+		return cmd
 	}
-	if got := string(out); got != "b''" && got != "BrokenPipeError" && got != "ConnectionResetError" {
-		t.Errorf("another account is answered %s", out)
+	out, err := stranger("ask", all[0].socket).CombinedOutput()
+	must(t, err)
+	if string(out) != "connected, nothing" {
+		t.Errorf("another account is answered %q", out)
 	}
 	if _, err := w.svc.holders.ask(t.Context(), all[0].socket); err != nil {
 		t.Errorf("its own account: %v", err)
 	}
 	// A socket with the right name and the wrong owner.
 	fake := w.svc.holders.prefix() + "FAKE"
-	cmd := other.Command("/usr/bin/python3", "-c", `import socket,sys,time
-s=socket.socket(socket.AF_UNIX)
-s.bind("\0"+sys.argv[1][1:])
-s.listen(5)
-print("listens",flush=True)
-c,_=s.accept()
-c.sendall(b"s\0\0\0\x29"+b'{"key":"job/512/0","attached":false}      ')
-time.sleep(60)
-`, fake)
+	cmd := stranger("fake", fake)
 	pipe, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
@@ -380,6 +369,55 @@ time.sleep(60)
 	if all := w.listed(); len(all) != 1 || all[0].socket == fake {
 		t.Errorf("somebody else's socket is taken for a holder: %+v", all)
 	}
+}
+
+// strangerEnv makes the test binary a program of another account.
+const strangerEnv = "TERMINAL_TEST_STRANGER"
+
+// stranger asks a holder, or plays one.
+func stranger(order string) {
+	mode, socket, _ := strings.Cut(order, " ")
+	if mode == "ask" {
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			fmt.Print(err)
+			return
+		}
+		fmt.Print("connected, ")
+		c.Write(appendFrame(nil, kindQuery, nil)) //nolint:errcheck // it may be closed
+		answer, _ := io.ReadAll(io.LimitReader(c, 1))
+		if len(answer) == 0 {
+			fmt.Print("nothing")
+		}
+		return
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		fmt.Print(err)
+		return
+	}
+	fmt.Println("listens")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		c.Write(appendFrame(nil, kindState, []byte(`{"key":"job/512/0"}`))) //nolint:errcheck // it may be closed
+	}
+}
+
+// copyOfSelf is the test binary where every account can run it.
+func copyOfSelf(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/exe")
+	must(t, err)
+	dir, err := os.MkdirTemp("", "imt-term-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o755))
+	file := filepath.Join(dir, "stranger")
+	must(t, os.WriteFile(file, data, 0o755))
+	return file
 }
 
 // TestHolderProtocol: what is not a frame ends the connection and nothing else.

@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 	if mode := os.Getenv(HolderEnv); mode != "" {
 		os.Exit(RunHolder(mode))
 	}
+	if order := os.Getenv(strangerEnv); order != "" {
+		stranger(order)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 

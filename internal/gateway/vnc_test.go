@@ -154,7 +154,7 @@ func TestDesktopThroughTheGateway(t *testing.T) {
 func TestDesktopThatStarts(t *testing.T) {
 	t.Parallel()
 	w := newWebFixture(t)
-	port := freePort(t)
+	port, start := reserved(t)
 	value := "v"
 	route := WebRoute{ID: "vnc/512/0/", Kind: WebDesktop, Address: "127.0.0.1", Port: port, UID: 20001, Version: 50, Grants: []WebGrant{grantOf(value, time.Hour)}}
 	asked := make(chan struct{}, 1)
@@ -172,7 +172,7 @@ func TestDesktopThatStarts(t *testing.T) {
 	}()
 	<-asked
 	time.Sleep(2 * desktopPause) // so that it has tried; if not, the test still holds
-	b := newBackend(t, "late", listen(t, "tcp", fmt.Sprintf("127.0.0.1:%d", port)))
+	b := newBackend(t, "late", start())
 	b.handle(echo)
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -14,6 +13,7 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/files"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/websock"
 )
 
 const (
@@ -29,20 +29,16 @@ const (
 // and a normal closure. There is no way to report an error in the protocol, so a search that fails is closed without an
 // end of results. Core ends a search by closing the connection.
 func (s *server) search(w http.ResponseWriter, c *Call) error {
-	if !strings.EqualFold(c.Header.Get("Upgrade"), "websocket") {
+	if !websock.IsUpgrade(c.Request) {
 		return errNoRoute
 	}
-	w.Header().Set("ucloud-no-bearer", "true") // older Cores repeat their token in messages otherwise
-	ws, err := websocket.Accept(w, c.Request, &websocket.AcceptOptions{
-		InsecureSkipVerify: true, // Core's token has been verified; a browser has none
-		CompressionMode:    websocket.CompressionDisabled,
-	})
+	w.Header().Set(websock.HeaderNoBearer, "true") // older Cores repeat their token in messages otherwise
+	ws, err := websock.Accept(w, c.Request, websock.Options{ReadLimit: searchBody})
 	if err != nil {
 		c.Log().Debug("upgrade failed", "error", err)
 		return nil // it has been answered
 	}
 	defer ws.CloseNow() //nolint:errcheck // it may be closed
-	ws.SetReadLimit(searchBody)
 	code, reason := s.stream(c, ws)
 	if code != 0 {
 		ws.Close(code, reason) //nolint:errcheck // bounded by itself, and nobody else to tell
@@ -51,7 +47,7 @@ func (s *server) search(w http.ResponseWriter, c *Call) error {
 }
 
 // stream does the search and gives how the connection is to be closed; zero: Core has closed it.
-func (s *server) stream(c *Call, ws *websocket.Conn) (websocket.StatusCode, string) {
+func (s *server) stream(c *Call, ws *websock.Conn) (websocket.StatusCode, string) {
 	ctx, cancel := context.WithTimeout(c.Context(), searchPatience)
 	kind, data, err := ws.Read(ctx)
 	cancel()
@@ -111,7 +107,7 @@ func parseSearch(provider string, data []byte) (stream string, req providerapi.F
 }
 
 // sendBatch sends one answer.
-func (s *server) sendBatch(ctx context.Context, ws *websocket.Conn, stream, kind string, batch []providerapi.File) error {
+func (s *server) sendBatch(ctx context.Context, ws *websock.Conn, stream, kind string, batch []providerapi.File) error {
 	ctx, cancel := context.WithTimeout(ctx, searchWrite)
 	defer cancel()
 	return ws.Write(ctx, websocket.MessageText, appendAnswer(make([]byte, 0, 128+400*len(batch)), stream, kind, batch))

@@ -10,7 +10,7 @@ BIN         := bin
 TEST_FLAGS  ?= -race -timeout 20m
 FUZZ_TIME   ?= 3s
 
-.PHONY: build demo demo-clean test unit e2e fuzz lint fmt generate bench setup clean
+.PHONY: build demo demo-clean test unit e2e outages fuzz lint fmt generate bench setup clean
 
 build: ## build the three programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
@@ -34,6 +34,9 @@ unit:
 
 e2e: build
 	@CGO_ENABLED=1 scripts/run-tests ./test/... -- -race -count=1 -timeout 30m -tags e2e
+
+outages: build ## end-to-end tests that stop daemons of Slurm for minutes; not part of test
+	$(RACE_GO) test -count=1 -timeout 30m -tags e2e,outages -run Outages ./test/...
 
 fuzz: ## run each fuzz target for FUZZ_TIME
 	@scripts/fuzz $(FUZZ_TIME)

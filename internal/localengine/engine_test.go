@@ -164,7 +164,7 @@ func TestNothingStays(t *testing.T) {
 func TestTimeLimit(t *testing.T) {
 	t.Parallel()
 	patient, b := newBench(t, t.TempDir()), newBench(t, t.TempDir())
-	patient.Engine.o.Grace = time.Minute
+	patient.Engine.o.Grace = 3 * time.Second
 	polite := patient.spec("1", "trap 'echo bye >farewell; exit 0' TERM; : >ready; while :; do sleep 0.1; done")
 	polite.Limit = 2 * time.Second
 	patient.submit(polite)
@@ -186,7 +186,7 @@ func TestTimeLimit(t *testing.T) {
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	patient, b := newBench(t, t.TempDir()), newBench(t, t.TempDir())
-	patient.Engine.o.Grace = time.Minute
+	patient.Engine.o.Grace = 3 * time.Second
 	id := patient.submit(patient.spec("1", "trap 'echo bye >farewell; exit 5' TERM; echo $$ >pid; while :; do sleep 0.1; done"))
 	stubborn := b.submit(b.spec("2", "trap '' TERM; echo $$ >pid2; while :; do sleep 0.1; done"))
 	patient.awaitFile("pid")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"ucloud-im/internal/failure"
 )
@@ -264,7 +265,7 @@ type AccountSpec struct {
 	Organization string
 }
 
-var plainText = regexp.MustCompile(`^[A-Za-z0-9._ -]{1,100}$`)
+var plainText = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._ -]{1,100}$`) })
 
 // CreateAccount makes an account. One that exists already is left as it is, and no error.
 func (c *Client) CreateAccount(ctx context.Context, s AccountSpec) error {
@@ -279,7 +280,7 @@ func (c *Client) CreateAccount(ctx context.Context, s AccountSpec) error {
 			continue
 		}
 		text := option.key == "description" || option.key == "organization"
-		if text && !plainText.MatchString(option.value) || !text && slices.ContainsFunc(strings.Split(option.value, ","), func(n string) bool { return !validName(n) }) {
+		if text && !plainText().MatchString(option.value) || !text && slices.ContainsFunc(strings.Split(option.value, ","), func(n string) bool { return !validName(n) }) {
 			return failure.New(failure.Invalid, "%q cannot be the %s of a Slurm account", cut(option.value), option.key)
 		}
 		args = append(args, option.key+"="+option.value)
@@ -357,8 +358,8 @@ func (c *Client) SetDefaultAccount(ctx context.Context, user, account string) er
 }
 
 var (
-	changeKey   = regexp.MustCompile(`^[A-Za-z]{1,40}$`)
-	changeValue = regexp.MustCompile(`^[A-Za-z0-9_=,:./+-]{1,1000}$`)
+	changeKey   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z]{1,40}$`) })
+	changeValue = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_=,:./+-]{1,1000}$`) })
 )
 
 // ModifyAccount changes settings of an account and nothing else of it. The error is [ErrNoAccount] if it does not exist.
@@ -373,7 +374,7 @@ func (c *Client) ModifyAccount(ctx context.Context, name string, changes ...Chan
 	args = append(args, "set")
 	seen := map[string]string{}
 	for _, change := range changes {
-		if !changeKey.MatchString(change.Key) || !changeValue.MatchString(change.Value) {
+		if !changeKey().MatchString(change.Key) || !changeValue().MatchString(change.Value) {
 			return failure.New(failure.Invalid, "%q cannot be a setting of a Slurm account", cut(change.Key+"="+change.Value))
 		}
 		seen[strings.ToLower(change.Key)] = change.Key + "=" + change.Value

@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 
 	"ucloud-im/internal/failure"
 )
@@ -57,7 +58,10 @@ func unknown(err error) error {
 }
 
 // lost are messages of sbatch after which there may be a job: the request may have arrived and only the answer been lost.
-var lost = regexp.MustCompile(`(?i)time[d -]*out|contact|connect|transmi|receive|communicat|socket|unexpected message|header length|authentication|protocol|broken pipe|reset by peer|standby|shutdown|resource temporarily`)
+// It is compiled when it is needed: it would take most of a megabyte of each instance.
+var lost = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)time[d -]*out|contact|connect|transmi|receive|communicat|socket|unexpected message|header length|authentication|protocol|broken pipe|reset by peer|standby|shutdown|resource temporarily`)
+})
 
 // doubtful tells whether there may be a job although sbatch failed. Only the line about the submission itself counts, if
 // there is one: remarks of the site beside it may contain any word.
@@ -66,7 +70,7 @@ func doubtful(stderr string) bool {
 	if i := strings.LastIndex(stderr, failed); i >= 0 {
 		stderr = stderr[i+len(failed):]
 	}
-	return lost.MatchString(stderr)
+	return lost().MatchString(stderr)
 }
 
 // parseSubmitted parses "730512" or "730512;cluster". sbatch may print remarks of the site before it.

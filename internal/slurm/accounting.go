@@ -45,6 +45,9 @@ func (c *Client) Accounting(ctx context.Context, q AccountingQuery, each func(Jo
 // accountingTime is how sacct reads a time; the clock of commands is set to UTC.
 const accountingTime = "2006-01-02T15:04:05"
 
+// beginning is before all jobs. sacct takes the epoch itself for no time at all, and then begins with this day.
+var beginning = time.Date(1970, 1, 2, 0, 0, 0, 0, time.UTC)
+
 func (c *Client) accounting(ctx context.Context, q AccountingQuery, each func(Job) error) error {
 	sep := separator()
 	args := []string{"--allusers", "--allocations", "--parsable2", "--delimiter=" + sep, "--format=" + strings.Join(accountingFields, ",")}
@@ -65,10 +68,10 @@ func (c *Client) accounting(ctx context.Context, q AccountingQuery, each func(Jo
 		args = append(args, "--jobs="+arguments(q.IDs))
 	}
 	switch {
-	case !q.Since.IsZero():
+	case !q.Since.IsZero() && q.Since.After(beginning):
 		args = append(args, "--starttime="+q.Since.UTC().Format(accountingTime))
-	case q.IDs == nil:
-		args = append(args, "--starttime=1970-01-02T00:00:00") // without it the day begins at midnight
+	case q.IDs == nil || !q.Since.IsZero():
+		args = append(args, "--starttime="+beginning.Format(accountingTime)) // without it the day begins at midnight
 	}
 	if !q.Until.IsZero() {
 		args = append(args, "--endtime="+q.Until.UTC().Format(accountingTime))

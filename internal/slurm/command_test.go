@@ -335,3 +335,22 @@ func TestOneChangeAtATime(t *testing.T) {
 		t.Error("two changes at once")
 	}
 }
+
+// sacct takes the epoch for no time at all, and would list the jobs since midnight only.
+func TestSinceTheBeginning(t *testing.T) {
+	t.Parallel()
+	out := filepath.Join(t.TempDir(), "args")
+	c := fake(t, Options{}, map[string]string{"sacct": `echo "$@" >` + out})
+	for _, q := range []AccountingQuery{{}, {Since: time.Unix(0, 0)}, {Since: time.Unix(-5, 0)}, {Since: time.Unix(0, 0), IDs: []JobID{{ID: 7}}}} {
+		if err := c.Accounting(t.Context(), q, nothingListed(t)); err == nil {
+			t.Error("an empty answer is one")
+		}
+		if args := read(t, out); !strings.Contains(args, "--starttime=1970-01-02T00:00:00") {
+			t.Errorf("%+v: %s", q, args)
+		}
+	}
+	_ = c.Accounting(t.Context(), AccountingQuery{Since: time.Unix(1_795_680_000, 0)}, nothingListed(t))
+	if args := read(t, out); !strings.Contains(args, "--starttime=2026-11-26T08:00:00") {
+		t.Error(args)
+	}
+}

@@ -15,6 +15,8 @@ type Engine interface {
 	History(ctx context.Context, since time.Time) ([]Observation, error)
 	// Lookup asks accounting for jobs by their ids.
 	Lookup(ctx context.Context, ids []string) ([]Observation, error)
+	// Present asks slurmctld for jobs by their ids, whatever partition they are in. Those that it does not have are left out.
+	Present(ctx context.Context, ids []string) ([]Observation, error)
 	// Cancel ends a job, if it is the user's. A job that has ended, or is not there, is no error.
 	Cancel(ctx context.Context, id, user string) error
 	SetTimeLimit(ctx context.Context, id string, total time.Duration) error

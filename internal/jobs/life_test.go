@@ -198,6 +198,31 @@ func TestForgottenJob(t *testing.T) {
 	}
 }
 
+// A job in a partition that is not looked at any more is in neither listing, and goes on all the same.
+func TestMovedJob(t *testing.T) {
+	t.Parallel()
+	w := sqlite(t)
+	id := w.submit("11")
+	w.slurm.run(id, "c1")
+	w.look()
+	w.slurm.set(func(f *fakeSlurm) { f.moved = map[string]bool{id: true} })
+	for range 40 {
+		w.pass(time.Minute)
+		w.look()
+	}
+	if r := w.row("11", adaID); r.State != providerapi.JobRunning {
+		t.Fatalf("called ended: %+v", r)
+	}
+	w.slurm.finish(id, providerapi.JobFailure, "FAILED", "The job has failed")
+	for range 10 {
+		w.pass(time.Minute)
+		w.look()
+	}
+	if r := w.row("11", adaID); r.State != providerapi.JobFailure {
+		t.Errorf("%+v", r)
+	}
+}
+
 // When most jobs vanish at once, it is Slurm that has a problem.
 func TestMassDisappearance(t *testing.T) {
 	t.Parallel()

@@ -507,13 +507,19 @@ func (m *monitor) confirmMissing(ctx context.Context, v *view) error {
 			ids = append(ids, j.EngineID)
 		}
 	}
-	found := map[string]*seen{}
+	found, present := map[string]*seen{}, map[string]*seen{}
 	asked := false
 	if len(ids) > 0 {
 		var err error
 		if found, err = m.lookUp(ctx, ids); err != nil {
 			return err
 		}
+		// A job may have been moved to a partition that is not looked at, or its category left the configuration.
+		there, err := s.o.Engine.Present(ctx, ids)
+		if err != nil {
+			return err
+		}
+		present = together(there, nil)
 		asked = true
 	}
 	var all []decision
@@ -522,8 +528,20 @@ func (m *monitor) confirmMissing(ctx context.Context, v *view) error {
 		if v.began.Before(j.SubmittedAt.Add(settling)) {
 			continue // squeue may have been asked before
 		}
+		name, _ := s.o.Users.LocalName(j.UID)
+		if what := present[j.EngineID]; what != nil && what.of(name) {
+			o, ok := what.whole()
+			if !ok {
+				continue // it is there, in a state that we do not know
+			}
+			if !o.State.Final() {
+				if d := m.observed(v, j, &o); d != nil {
+					all = append(all, *d)
+				}
+				continue
+			}
+		}
 		if what := found[j.EngineID]; what != nil {
-			name, _ := s.o.Users.LocalName(j.UID)
 			if o, ok := what.whole(); ok && o.State.Final() && what.of(name) {
 				if d := m.observed(v, j, &o); d != nil {
 					all = append(all, *d)
@@ -549,18 +567,6 @@ func (m *monitor) confirmMissing(ctx context.Context, v *view) error {
 		}})
 	}
 	return m.decide(ctx, all)
-}
-
-// gone is how a job has ended that Slurm has forgotten (contract 20 section 5).
-func gone(j *store.Job, now time.Time) (providerapi.JobState, string) {
-	limit := time.Duration(j.LimitMs) * time.Millisecond
-	switch {
-	case j.StartedAt.IsZero():
-		return providerapi.JobFailure, "Slurm does not know this job any more. It was never seen running."
-	case limit > 0 && now.After(j.StartedAt.Add(limit)):
-		return providerapi.JobExpired, "Slurm does not know this job any more. Its time is over."
-	}
-	return providerapi.JobSuccess, "Slurm does not know this job any more. How it ended is not known; see its files."
 }
 
 // tidy forgets jobs that ended long ago, and hints about jobs that do not wait.

@@ -52,6 +52,17 @@ func (e Slurm) Lookup(ctx context.Context, ids []string) ([]Observation, error) 
 	return all, err
 }
 
+// Present implements [Engine].
+func (e Slurm) Present(ctx context.Context, ids []string) ([]Observation, error) {
+	list, err := jobIDs(ids)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	var all []Observation
+	err = e.Client.Queue(ctx, slurm.QueueQuery{IDs: list, States: []string{"all"}}, e.collect(&all))
+	return all, err
+}
+
 // Cancel implements [Engine]. The service account may cancel everything, and the id was told by a user, so Slurm is asked
 // first whose job it is (TestForeignJobIsNotCancelled).
 func (e Slurm) Cancel(ctx context.Context, id, user string) error {

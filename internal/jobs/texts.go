@@ -58,3 +58,15 @@ func message(j *store.Job, o *Observation) string {
 	}
 	return "Slurm says: " + o.Word
 }
+
+// gone is how a job has ended that Slurm has forgotten (contract 20 section 5).
+func gone(j *store.Job, now time.Time) (providerapi.JobState, string) {
+	limit := time.Duration(j.LimitMs) * time.Millisecond
+	switch {
+	case j.StartedAt.IsZero():
+		return providerapi.JobFailure, "Slurm does not know this job any more. It was never seen running."
+	case limit > 0 && now.After(j.StartedAt.Add(limit)):
+		return providerapi.JobExpired, "Slurm does not know this job any more. Its time is over."
+	}
+	return providerapi.JobSuccess, "Slurm does not know this job any more. How it ended is not known; see its files."
+}

@@ -46,6 +46,7 @@ type fakeSlurm struct {
 	jobs      []*Observation
 	forgotten map[string]bool // by slurmctld
 	purged    map[string]bool // by slurmdbd too
+	moved     map[string]bool // to a partition that is not looked at
 	queueErr  error
 	histErr   error
 	lookErr   error
@@ -99,7 +100,7 @@ func (f *fakeSlurm) Queue(context.Context) ([]Observation, error) {
 	defer f.mu.Unlock()
 	f.rounds++
 	return f.list(f.queueErr, func(o *Observation) bool {
-		return !f.forgotten[o.ID] && (!o.State.Final() || f.now().Sub(o.Ended) < 5*time.Minute)
+		return !f.forgotten[o.ID] && !f.moved[o.ID] && (!o.State.Final() || f.now().Sub(o.Ended) < 5*time.Minute)
 	})
 }
 
@@ -118,7 +119,9 @@ func (f *fakeSlurm) list(err error, want func(o *Observation) bool) (all []Obser
 func (f *fakeSlurm) History(_ context.Context, since time.Time) ([]Observation, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.list(f.histErr, func(o *Observation) bool { return !f.purged[o.ID] && (!o.State.Final() || o.Ended.After(since)) })
+	return f.list(f.histErr, func(o *Observation) bool {
+		return !f.purged[o.ID] && !f.moved[o.ID] && (!o.State.Final() || o.Ended.After(since))
+	})
 }
 
 func (f *fakeSlurm) Lookup(_ context.Context, ids []string) ([]Observation, error) {
@@ -126,6 +129,12 @@ func (f *fakeSlurm) Lookup(_ context.Context, ids []string) ([]Observation, erro
 	defer f.mu.Unlock()
 	f.lookups++
 	return f.list(f.lookErr, func(o *Observation) bool { return !f.purged[o.ID] && slices.Contains(ids, o.ID) })
+}
+
+func (f *fakeSlurm) Present(_ context.Context, ids []string) ([]Observation, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.list(f.queueErr, func(o *Observation) bool { return !f.forgotten[o.ID] && slices.Contains(ids, o.ID) })
 }
 
 func (f *fakeSlurm) Cancel(_ context.Context, id, user string) error {

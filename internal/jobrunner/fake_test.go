@@ -34,7 +34,16 @@ func TestMain(m *testing.M) {
 		runChild()
 		return
 	}
-	goleak.VerifyTestMain(m)
+	// Jobs are login shells. What stands in the profile of whoever runs the tests is not to be run, and killed half-way.
+	home, err := os.MkdirTemp("", "jobrunner")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("HOME", home) //nolint:errcheck // fails for NUL bytes only
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		os.RemoveAll(home) //nolint:errcheck // temporary
+		os.Exit(code)
+	}))
 }
 
 // fakeServer is the server's part, in memory: it keeps what it is told and answers as the contract of the calls says.

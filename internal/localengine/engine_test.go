@@ -26,7 +26,16 @@ func TestMain(m *testing.M) {
 	if os.Getenv(crashStep) != "" {
 		crash()
 	}
-	goleak.VerifyTestMain(m)
+	// Jobs are login shells. What stands in the profile of whoever runs the tests is not to be run, and killed half-way.
+	home, err := os.MkdirTemp("", "localengine")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("HOME", home) //nolint:errcheck // fails for NUL bytes only
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		os.RemoveAll(home) //nolint:errcheck // temporary
+		os.Exit(code)
+	}))
 }
 
 // bench is an engine with a place for its jobs.

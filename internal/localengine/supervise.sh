@@ -32,6 +32,11 @@ pause() {
 	while ((SECONDS < until)); do
 		sleep $((until - SECONDS)) </dev/null >/dev/null 2>&1 &
 		timer=$!
+		# bash forgets jobs that have ended when it starts another one, and would wait for the timer alone.
+		kill -0 "$job" 2>/dev/null || {
+			kill "$timer" 2>/dev/null
+			return 1
+		}
 		wait -n "$job" "$timer"
 		kill "$timer" 2>/dev/null
 		kill -0 "$job" 2>/dev/null || return 1

@@ -1,10 +1,12 @@
 package terminal
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/coder/websocket"
+	"golang.org/x/sys/unix"
 
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/testkit"
@@ -25,6 +27,12 @@ func TestSlurm(t *testing.T) {
 	if len(nodes) != 2 {
 		t.Fatalf("nodes %q", nodes)
 	}
+	// Instances limit themselves; here a limit that hurts nobody stands for theirs.
+	const cores = 4711 // KiB
+	var before unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_CORE, &before))
+	must(t, unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: cores << 10, Max: max(before.Max, cores<<10)}))
+	t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_CORE, &before) }) //nolint:errcheck // it was so before
 	w := newWorld(t, func(s *Settings) { s.Shell, s.Binaries = "", c.Binaries(t) })
 	w.mu.Lock()
 	w.job.Engine, w.job.EngineID, w.job.Nodes, w.job.Replicas = ipcapi.EngineSlurm, job, nodes, 2
@@ -36,10 +44,13 @@ func TestSlurm(t *testing.T) {
 		ses, err := w.svc.OpenJob(t.Context(), &rec, rank)
 		must(t, err)
 		b := w.open(ses.SessionIdentifier)
-		b.input("echo whe're'=$SLURM_JOB_ID/$SLURMD_NODENAME.; stty size; echo $TERM\r")
+		b.input("echo whe're'=$SLURM_JOB_ID/$SLURMD_NODENAME.; stty size; echo $TERM; echo cor'es'=$(ulimit -Sc)/e'nd'.\r")
 		b.until("where=" + job + "/" + node + ".")
 		b.until("30 90")
 		b.until("xterm-256color")
+		if strings.Contains(b.until("/end."), fmt.Sprintf("cores=%d/", cores)) {
+			t.Error("the shell has the limits of the instance, not those of its node")
+		}
 		b.send(`{"type":"resize","cols":111,"rows":33}`)
 		testkit.Eventually(t, "the size to get there", func() bool {
 			b.out.Reset()

@@ -206,8 +206,10 @@ func (s *Service) remoteShell(set *config, rec *ipcapi.JobRecord, rank int) (pat
 	if shell == "" {
 		shell = "/bin/bash" // which is there; the login node's shell need not be
 	}
+	// srun would hand the limits of this process on, among them that of the instance's memory; a shell in a job is to have
+	// those of its node, like the job itself.
 	return path, []string{
-		"srun", "--overlap", "--pty", "--nodes=1", "--ntasks=1", "--jobid=" + rec.EngineID, "--nodelist=" + node, "--chdir=" + s.o.Account.Home,
+		"srun", "--overlap", "--pty", "--propagate=NONE", "--nodes=1", "--ntasks=1", "--jobid=" + rec.EngineID, "--nodelist=" + node, "--chdir=" + s.o.Account.Home,
 		shell, "--login",
 	}, nil
 }

@@ -188,6 +188,12 @@ func fill(v reflect.Value) {
 		for i := range 2 {
 			fill(v.Index(i))
 		}
+	case reflect.Map:
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fill(key)
+		fill(value)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(key, value)
 	case reflect.String:
 		v.SetString("ü<&>")
 	case reflect.Bool:

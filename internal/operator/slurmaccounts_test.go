@@ -3,6 +3,7 @@ package operator
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 
 	"ucloud-im/internal/ident"
@@ -10,8 +11,9 @@ import (
 	"ucloud-im/internal/slurmaccounts"
 )
 
-// accountBook is one account of others and one of ours.
+// accountBook is one account of others and one of ours. Calls come from the goroutines of the server.
 type accountBook struct {
+	mu      sync.Mutex
 	adopted []string
 	asked   []string
 }
@@ -28,13 +30,24 @@ func (b *accountBook) Reevaluate(_ context.Context, o ident.Owner, category stri
 	if dry {
 		return slurmaccounts.Outcome{After: "x"}, nil
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.asked = append(b.asked, o.Reference()+"/"+category)
 	return slurmaccounts.Outcome{}, errors.New("the mapper failed")
 }
 
 func (b *accountBook) Adopt(_ context.Context, account string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.adopted = append(b.adopted, account)
 	return nil
+}
+
+// changes are how many accounts were adopted, and how many evaluated again.
+func (b *accountBook) changes() (adopted, asked int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.adopted), len(b.asked)
 }
 
 // TestSlurmAccounts: what is changed, and that a dry run changes nothing.
@@ -54,16 +67,18 @@ func TestSlurmAccounts(t *testing.T) {
 			rep.Results[2].Status != ipcapi.ResultFailed || rep.Results[3].Status != ipcapi.ResultFailed {
 			t.Fatalf("%+v", rep)
 		}
-		if want := 1; dry && len(book.adopted) != 0 || !dry && len(book.adopted) != want {
-			t.Errorf("dry run %v: %v", dry, book.adopted)
+		if n, _ := book.changes(); dry && n != 0 || !dry && n != 1 {
+			t.Errorf("dry run %v: %d adopted", dry, n)
 		}
 	}
 	req.Targets, req.DryRun = req.Targets[:1], true
-	if rep := must(t, w, ipcapi.SlurmAccountReevaluate, req); rep.Results[0].Status != ipcapi.ResultOK || len(book.asked) != 0 {
-		t.Errorf("%+v %v", rep, book.asked)
+	rep := must(t, w, ipcapi.SlurmAccountReevaluate, req)
+	if _, n := book.changes(); rep.Results[0].Status != ipcapi.ResultOK || n != 0 {
+		t.Errorf("%+v, %d evaluated", rep, n)
 	}
 	req.DryRun = false
-	if rep := must(t, w, ipcapi.SlurmAccountReevaluate, req); rep.Results[0].Status != ipcapi.ResultFailed || len(book.asked) != 1 {
-		t.Errorf("%+v %v", rep, book.asked)
+	rep = must(t, w, ipcapi.SlurmAccountReevaluate, req)
+	if _, n := book.changes(); rep.Results[0].Status != ipcapi.ResultFailed || n != 1 {
+		t.Errorf("%+v, %d evaluated", rep, n)
 	}
 }

@@ -101,6 +101,17 @@ func (c *call) made(s string) any {
 	return s
 }
 
+// cutset is the characters that are cut off a text. Looking for one takes as long as there are many of them, for each that is
+// cut off, and nothing looks at the clock meanwhile.
+func (c *call) cutset(v any) string {
+	const most = 256
+	s := c.m.scalar(c.line, v)
+	if len(s) > most {
+		c.fail("cuts off one of more than %d characters", most)
+	}
+	return s
+}
+
 // textFilters are those of texts.
 func textFilters() map[string]filterFunc {
 	return map[string]filterFunc{
@@ -118,7 +129,7 @@ func textFilters() map[string]filterFunc {
 			cut := c.arg(0, "chars", nil)
 			chars := " \t\n\r\v\f"
 			if !isNone(cut) {
-				chars = c.m.scalar(c.line, cut)
+				chars = c.cutset(cut)
 			} else if code, ok := c.v.(Code); ok {
 				return Code(strings.Trim(string(code), chars)) // white space around code is not part of it
 			}

@@ -203,7 +203,7 @@ func (c *call) stringMethod() (any, bool) {
 	s := c.text()
 	cut := func() string {
 		if v := c.arg(0, "chars", nil); !isNone(v) {
-			return c.m.scalar(c.line, v)
+			return c.cutset(v)
 		}
 		return " \t\n\r\v\f"
 	}

@@ -197,6 +197,8 @@ func TestBounds(t *testing.T) {
 		"format":         "{{ '%999999999d' % 1 }}",
 		"replace":        "{{ ('x' * 1000000) | replace('x', 'y' * 1000000) }}",
 		"replace empty":  "{{ ('x' * 1000000) | replace('', 'y' * 1000000) }}",
+		"trim":           "{{ ('a' * 2000000) | trim(('é' * 1000000) ~ 'a') }}",
+		"strip":          "{{ ('a' * 2000000).lstrip(('é' * 1000000) ~ 'a') }}",
 		"join":           "{{ range(100000) | join('x' * 100000) }}",
 		"output":         "{% set x = 'x' * 600000 %}{{ x }}{{ x }}",
 		"power":          "{{ 9 ** 9 ** 9 ** 9 }}",

@@ -106,7 +106,7 @@ func (r *Runner) Extend(ctx context.Context, items []providerapi.JobExtension) e
 		}
 		rec, err := r.find(ctx, items[i].Job.ID)
 		if err != nil {
-			return err
+			return notHere(err)
 		}
 		if rec.State.Final() {
 			return errEnded
@@ -116,6 +116,15 @@ func (r *Runner) Extend(ctx context.Context, items []providerapi.JobExtension) e
 }
 
 var errEnded = failure.New(failure.Invalid, "The job has ended")
+
+// notHere makes the answer for a job that there is not that for one with which this cannot be done: Core asks for it
+// without looking at what the provider supports, and expects 400 (contract 20 sections 2.3, 2.4 and 7 rule 8).
+func notHere(err error) error {
+	if failure.Is(err, failure.NotFound) {
+		return failure.Wrap(err, failure.Invalid, "%s", failure.Why(err))
+	}
+	return err
+}
 
 // Suspend and Resume stop a job where it is, and let it go on.
 func (r *Runner) Suspend(ctx context.Context, items []providerapi.JobItem) error {
@@ -131,7 +140,7 @@ func (r *Runner) pause(ctx context.Context, items []providerapi.JobItem, what st
 	return each(ctx, len(items), func(ctx context.Context, i int) error {
 		rec, err := r.own(ctx, items[i].Job.ID, what)
 		if err != nil {
-			return err
+			return notHere(err)
 		}
 		if rec.State.Final() {
 			return errEnded

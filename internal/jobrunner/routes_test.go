@@ -294,12 +294,12 @@ func TestExtendAndSuspend(t *testing.T) {
 		{"jobs/extend", `{"items":[{"job":{"id":"1"},"requestedTime":{}}]}`, 400},
 		{"jobs/extend", `{"items":[{"job":{"id":"1"},"requestedTime":{"hours":-5}}]}`, 400},
 		{"jobs/extend", `{"items":[{"job":{"id":"2"},"requestedTime":{"hours":1}}]}`, 400},
-		{"jobs/extend", `{"items":[{"job":{"id":"4"},"requestedTime":{"hours":1}}]}`, 404},
+		{"jobs/extend", `{"items":[{"job":{"id":"4"},"requestedTime":{"hours":1}}]}`, 400}, // there is none
 		{"jobs/suspend", `{"items":[{"job":{"id":"1"}}]}`, 200},
 		{"jobs/unsuspend", `{"items":[{"job":{"id":"1"}}]}`, 200},
 		{"jobs/suspend", `{"items":[{"job":{"id":"2"}}]}`, 400},
 		{"jobs/suspend", `{"items":[{"job":{"id":"3"}}]}`, 403},
-		{"jobs/unsuspend", `{"items":[{"job":{"id":"4"}}]}`, 404},
+		{"jobs/unsuspend", `{"items":[{"job":{"id":"4"}}]}`, 400}, // likewise
 		{"jobs/attachResource", `{"job":{"id":"1"},"resource":{}}`, 400},
 		{"jobs/detachResource", `{"job":{"id":"1"},"resource":{}}`, 400},
 	} {

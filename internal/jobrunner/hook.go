@@ -3,7 +3,6 @@ package jobrunner
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -92,8 +91,13 @@ func arguments(directives map[string]string, locked []string) ([]string, error) 
 		if err != nil {
 			return nil, failure.Wrap(err, failure.Internal, "A check of the provider has answered something that cannot be used")
 		}
-		if value, ok := d.Get(name); ok && !ignored {
-			args = append(args, fmt.Sprintf("--%s=%s", name, value))
+		value, ok := d.Get(name)
+		switch {
+		case !ok || ignored:
+		case value == "": // sbatch refuses even an empty value where there is none
+			args = append(args, "--"+name)
+		default:
+			args = append(args, "--"+name+"="+value)
 		}
 	}
 	return args, nil

@@ -33,7 +33,8 @@ func TestSubmitHook(t *testing.T) {
 	}{
 		"nothing":       {script: told},
 		"a directive":   {script: told + `echo '{"directives":{"reservation":"course","nice":"5"}}'`, want: []string{"--nice=5", "--reservation=course"}},
-		"locked":        {script: `echo '{"directives":{"account":"root","hint":"x","comment":"y","export":"ALL"}}'`},
+		"a flag":        {script: `echo '{"directives":{"requeue":"","nice":"5"}}'`, want: []string{"--nice=5", "--requeue"}},
+		"locked":        {script: `echo '{"directives":{"account":"root","hint":"x","comment":"y","export":"ALL","quiet":""}}'`},
 		"line break":    {script: `echo '{"directives":{"reservation":"a\nb"}}'`, kind: failure.Internal, why: "cannot be used"},
 		"no":            {script: `echo '{"userMessage":"Not on Mondays"}'; exit 77`, kind: failure.Forbidden, why: "Not on Mondays"},
 		"no, ignored":   {script: `exit 77`, ignore: true, kind: failure.Forbidden, why: "does not permit"},

@@ -18,8 +18,8 @@ const (
 )
 
 // protected names are the provider's: who pays, where it runs, how the job is found again, and with which environment it is submitted
-// (contract 22 sections 4.1 and 12.6).
-var protected = []string{"account", "partition", "parsable", "comment", "export", "export-file"}
+// (contract 22 sections 4.1 and 12.6). With --quiet sbatch does not print the id of the job.
+var protected = []string{"account", "partition", "parsable", "comment", "export", "export-file", "quiet"}
 
 // refused names would make sbatch do something else than submit this script as this job.
 var refused = []string{

@@ -50,6 +50,7 @@ func TestOverride(t *testing.T) {
 		{"job-name", "x\x00y", "error"},
 		{"job-name", "\u2028", "error"},
 		{"job-name", strings.Repeat("x", 2049), "error"},
+		{"quiet", "", "ignored"}, // sbatch would not say which job it is
 		{"gpus-per-task", "0", "ignored"},
 		{"gpus-per-task", "-1", "ignored"},
 		{"gpus-per-task", "a100:0", "ignored"},

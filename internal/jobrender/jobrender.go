@@ -81,7 +81,7 @@ type Grant struct {
 	// Port is the port for the web interface or desktop; 0 for other jobs.
 	Port int
 	// Run starts a program of Site.AllowScripts as the user: it gets the path of a file with the request as its argument, and what it
-	// prints is the answer. Run bounds its time and output. Nil refuses script().
+	// prints is the answer. Run bounds its time and output; its errors have a sentence for the user. Nil refuses script().
 	Run func(ctx context.Context, program string, request []byte) (answer []byte, err error)
 	// Password is the path of a file that only the user can read, with the password of the remote desktop. The script gets the path,
 	// never the password.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -221,15 +222,15 @@ func (r *renderer) runScript(ctx context.Context, args []any) (any, error) {
 	}
 	answer, err := r.grant.Run(ctx, program, request)
 	if err != nil {
-		return nil, failure.Wrap(err, failure.Invalid, "The program %s failed", program)
+		return nil, failure.Wrap(err, failure.Invalid, "%s", failure.Why(err))
 	}
 	var reply struct {
 		Output *string `json:"output"`
 	}
 	if json.Unmarshal(answer, &reply) != nil || reply.Output == nil {
-		return nil, failure.New(failure.Invalid, "The program %s gave no output", program)
+		return nil, failure.New(failure.Invalid, "The program %s gave no output", path.Base(program))
 	}
-	return jobtemplate.Code(*reply.Output), shell.Check("The output of "+program, *reply.Output)
+	return jobtemplate.Code(*reply.Output), shell.Check("The output of "+path.Base(program), *reply.Output)
 }
 
 // snippets are the functions of the pre-processor (contract 24 section 6.5).

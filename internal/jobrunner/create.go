@@ -204,6 +204,7 @@ func (s *submission) render(ctx context.Context, p place) (*jobrender.Script, er
 	grant := jobrender.Grant{
 		Account: g.Account, Partition: g.Partition, QoS: g.QoS, Constraint: g.Constraint, Comment: g.Comment, Exclusive: g.Exclusive,
 		Machine: jobrender.Machine(m), Nodes: max(1, s.job.Specification.Replicas), Folder: p.local, Port: g.Port,
+		Run: s.r.o.Script,
 	}
 	if t := s.job.Specification.TimeAllocation; t != nil {
 		grant.Time = t.Duration()

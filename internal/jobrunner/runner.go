@@ -36,6 +36,8 @@ type Options struct {
 	// Hook, if not nil, is the site's say before a job is submitted. It may take as long as ctx allows.
 	// It may add arguments of sbatch.
 	Hook func(ctx context.Context, h HookCall) (args []string, err error)
+	// Script runs a program for the template function script() ([TemplateScripts]). nil refuses the function.
+	Script func(ctx context.Context, program string, request []byte) (answer []byte, err error)
 	// Busy tells that work goes on outside of a request; its result, that it has ended. nil: nobody wants to know.
 	Busy func() (done func())
 	Log  *slog.Logger

@@ -13,6 +13,7 @@ import (
 // machine evaluates one template once.
 type machine struct {
 	ctx       context.Context
+	caller    context.Context // for functions: with the time of who renders, not that of the template
 	limits    Limits
 	options   Options
 	source    *cleaned

@@ -49,9 +49,9 @@ type Options struct {
 // Render renders a template. Errors in it are of kind Invalid and name the line.
 func Render(ctx context.Context, source string, o Options) (text string, err error) {
 	l := o.Limits.withDefaults()
-	ctx, cancel := context.WithTimeout(ctx, l.Time)
+	timed, cancel := context.WithTimeout(ctx, l.Time)
 	defer cancel()
-	m := &machine{ctx: ctx, limits: l, options: o, quote: !o.Raw, undefined: map[string]bool{}}
+	m := &machine{ctx: timed, caller: ctx, limits: l, options: o, quote: !o.Raw, undefined: map[string]bool{}}
 	defer m.recovered(&err)
 	m.load(source)
 	m.globals()
@@ -169,7 +169,7 @@ func True(v any) bool {
 
 // Check reads a template without rendering it.
 func Check(source string) (err error) {
-	m := &machine{ctx: context.Background(), limits: Limits{}.withDefaults(), undefined: map[string]bool{}}
+	m := &machine{ctx: context.Background(), caller: context.Background(), limits: Limits{}.withDefaults(), undefined: map[string]bool{}}
 	defer m.recovered(&err)
 	m.load(source)
 	return nil

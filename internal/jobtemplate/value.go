@@ -1,7 +1,6 @@
 package jobtemplate
 
 import (
-	"context"
 	"encoding/json"
 	"maps"
 	"math"
@@ -446,7 +445,7 @@ func function(name string, f Function) callable {
 		for i, a := range args {
 			list[i] = m.export(line, a, 0)
 		}
-		result, err := f(context.WithoutCancel(m.ctx), list)
+		result, err := f(m.caller, list)
 		if err != nil {
 			panic(stop{line: line, cause: err})
 		}

@@ -50,6 +50,10 @@ func (p *parts) startCompute(a *instance.Agent) ([]fileserver.Route, error) {
 	if err != nil {
 		return nil, err
 	}
+	script, err := templateScripts(a)
+	if err != nil {
+		return nil, err
+	}
 	p.compute.runner = jobrunner.New(jobrunner.Options{
 		Provider: start.Provider, User: start.User, Home: start.Home, Server: server, Engine: engine, Log: a.Log(), Busy: a.Busy,
 		Site: func() (jobrender.Site, error) { return siteOf(a.Start()) },
@@ -63,6 +67,7 @@ func (p *parts) startCompute(a *instance.Agent) ([]fileserver.Route, error) {
 		FindDrive: func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error) { return findDrive(ctx, a, id) },
 		Drive:     func(f ipcapi.FoundDrive) providerapi.Drive { return driveOf(start.Provider, f) },
 		Hook:      hook,
+		Script:    script,
 		Openers:   openers, OpenFolder: p.interactive.openFolder,
 	})
 	return p.compute.runner.Routes(), nil
@@ -96,8 +101,7 @@ func submitHook(a *instance.Agent) (func(context.Context, jobrunner.HookCall) ([
 	if j.OnSubmit == "" {
 		return nil, nil //nolint:nilnil // there is none
 	}
-	spool := filepath.Join(filepath.Dir(stateDir(start)), "requests")
-	r, err := scripts.New(scripts.Options{Provider: start.Provider, Spool: spool, Home: start.Home, Record: scriptLog{a.Log()}, Log: a.Log()})
+	r, prepare, err := programs(a, "requests", 0)
 	if err != nil {
 		return nil, err
 	}
@@ -108,11 +112,46 @@ func submitHook(a *instance.Agent) (func(context.Context, jobrunner.HookCall) ([
 	if err != nil {
 		return nil, err
 	}
+	call := jobrunner.SubmitHook(h, j.OnSubmitIgnore, func() []string {
+		site, _ := siteOf(a.Start()) // it could be decoded a moment ago
+		return site.Locked
+	})
+	return func(ctx context.Context, c jobrunner.HookCall) ([]string, error) {
+		if err := prepare(); err != nil {
+			return nil, err
+		}
+		return call(ctx, c)
+	}, nil
+}
+
+// templateScripts starts the programs that templates may call.
+func templateScripts(a *instance.Agent) (func(context.Context, string, []byte) ([]byte, error), error) {
+	r, prepare, err := programs(a, "template-requests", jobrunner.MaxTemplateOutput)
+	if err != nil {
+		return nil, err
+	}
+	call := jobrunner.TemplateScripts(r)
+	return func(ctx context.Context, program string, request []byte) ([]byte, error) {
+		if err := prepare(); err != nil {
+			return nil, err
+		}
+		return call(ctx, program, request)
+	}, nil
+}
+
+// programs runs the site's programs as the user. Their requests lie in a directory of the user's, which prepare makes: it has to be
+// called before a program is. maxOutput bounds what a program answers; 0 is the usual bound.
+func programs(a *instance.Agent, dir string, maxOutput int) (r *scripts.Runner, prepare func() error, err error) {
+	start := a.Start()
+	spool := filepath.Join(filepath.Dir(stateDir(start)), dir)
+	r, err = scripts.New(scripts.Options{
+		Provider: start.Provider, Spool: spool, Home: start.Home, MaxOutput: maxOutput, Record: scriptLog{a.Log()}, Log: a.Log(),
+	})
 	var (
 		mu     sync.Mutex // guards opened
 		opened bool       // for the life of the process
 	)
-	prepare := func() error {
+	return r, func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		if opened {
@@ -122,19 +161,12 @@ func submitHook(a *instance.Agent) (func(context.Context, jobrunner.HookCall) ([
 		if err == nil {
 			err = r.Open()
 		}
-		opened = err == nil
-		return err
-	}
-	call := jobrunner.SubmitHook(h, j.OnSubmitIgnore, func() []string {
-		site, _ := siteOf(a.Start()) // it could be decoded a moment ago
-		return site.Locked
-	})
-	return func(ctx context.Context, c jobrunner.HookCall) ([]string, error) {
-		if err := prepare(); err != nil {
-			return nil, failure.Wrap(err, failure.Internal, "The job could not be submitted: there is no place for its description in your home directory")
+		if err != nil {
+			return failure.Wrap(err, failure.Internal, "The job could not be submitted: there is no place for its description in your home directory")
 		}
-		return call(ctx, c)
-	}, nil
+		opened = true
+		return nil
+	}, err
 }
 
 // scriptLog writes calls of the site's programs to the instance's log.

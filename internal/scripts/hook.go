@@ -45,6 +45,7 @@ type traits struct {
 	needsReply  bool
 	timeout     time.Duration // 0: the general one
 	concurrency int
+	hurried     bool // Core waits for the answer, and not for long
 }
 
 // known are the traits by name (contract 42 part B).
@@ -59,6 +60,8 @@ var known = map[string]traits{
 	HookUserDisconnected: {changes: true, timeout: 60 * time.Second, concurrency: 1},
 
 	HookJobSubmit: {timeout: 10 * time.Second, concurrency: 4},
+	// Core gives up on a job after 5 s, in which it has to be submitted too: the 10 s of the contract are too long.
+	HookTemplateScript: {needsReply: true, timeout: 2 * time.Second, concurrency: 4, hurried: true},
 }
 
 // maxTimeout is the longest time limit (contract 42 SCR-6).

@@ -17,7 +17,17 @@ const (
 	killGrace  = 5 * time.Second  // between TERM and KILL (contract 42 SCR-6)
 	drainGrace = 2 * time.Second  // for output that children of an ended program hold open (SCR-8)
 	stuckGrace = 10 * time.Second // for the kernel to end a killed process, which it cannot while a file server hangs
+
+	hurriedGrace = 250 * time.Millisecond // each of them, where somebody waits who does not wait long
 )
+
+// grace is d, or less in a hurry.
+func (s *spec) grace(d time.Duration) time.Duration {
+	if s.hurried {
+		return min(d, hurriedGrace)
+	}
+	return d
+}
 
 // spec is what is started.
 type spec struct {
@@ -27,6 +37,7 @@ type spec struct {
 	stdin        *os.File
 	secrets      []*os.File // become descriptors 3 and up
 	timeout      time.Duration
+	hurried      bool
 	maxOut       int
 	maxErr       int
 	stderrLine   func(string)
@@ -73,7 +84,7 @@ func (s *spec) run(ctx context.Context) (*ending, error) {
 	e := &ending{exit: -1, out: collect(outR, s.maxOut, nil), err: collect(errR, s.maxErr, s.stderrLine), gone: p.gone}
 	s.wait(ctx, p, e)
 	close(p.reap)
-	deadline := time.Now().Add(drainGrace)
+	deadline := time.Now().Add(s.grace(drainGrace))
 	for _, c := range []*collector{e.out, e.err} {
 		_ = c.pipe.SetReadDeadline(deadline) // fails only if it is closed, which is what we wait for
 		<-c.done
@@ -104,9 +115,9 @@ func (s *spec) wait(ctx context.Context, p *process, e *ending) {
 		e.interrupted = true
 	}
 	p.signal(unix.SIGTERM)
-	if !within(killGrace, p.exited) {
+	if !within(s.grace(killGrace), p.exited) {
 		p.signal(unix.SIGKILL)
-		e.stuck = !within(stuckGrace, p.exited)
+		e.stuck = !within(s.grace(stuckGrace), p.exited)
 	}
 	p.signal(unix.SIGKILL) // what the program has left behind
 }

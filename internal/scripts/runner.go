@@ -283,7 +283,7 @@ func (v *invocation) execute(ctx context.Context, p *program) (*ending, error) {
 		}
 	}()
 	s := &spec{
-		program: p, args: append(append([]string{}, h.o.Args...), r.o.Spool+"/"+name), stdin: stdin, timeout: h.o.Timeout,
+		program: p, args: append(append([]string{}, h.o.Args...), r.o.Spool+"/"+name), stdin: stdin, timeout: h.o.Timeout, hurried: h.t.hurried,
 		maxOut: r.defaults.Load().MaxOutput, maxErr: maxStderr, addressSpace: r.o.AddressSpace, processes: r.o.Processes,
 	}
 	if r.log.Enabled(ctx, slog.LevelDebug) {

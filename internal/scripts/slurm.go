@@ -21,6 +21,9 @@ const (
 // HookJobSubmit is called before each submission, in the user's instance (contract 42 section B.15).
 const HookJobSubmit = "onJobSubmit"
 
+// HookTemplateScript is a program that a template calls, in the user's instance (contract 42 section B.16).
+const HookTemplateScript = "script"
+
 // Time limits of hooks that share their name with one for storage (contract 42 part B).
 const (
 	AccountQuotaTimeout = 120 * time.Second

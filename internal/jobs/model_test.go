@@ -14,6 +14,9 @@ import (
 	"ucloud-im/internal/store"
 )
 
+// corePatience is how long Core waits for the answer to a create before it deletes its record (contract 20 section 1).
+const corePatience = 5 * time.Second
+
 // attempt is a submission as an instance makes it.
 type attempt struct {
 	job   string
@@ -63,8 +66,12 @@ func TestSubmissionModel(t *testing.T) {
 				start(id)
 			},
 			"create again": func(*rapid.T) {
-				if n > 0 {
-					start("j" + strconv.Itoa(rapid.IntRange(1, n).Draw(r, "job")))
+				if n == 0 {
+					return
+				}
+				id, there := "j"+strconv.Itoa(rapid.IntRange(1, n).Draw(r, "job")), false
+				if w.core.set(func(c *fakeCore) { there = c.jobs[id] != nil }); there { // Core repeats a call, not a job that it gave up
+					start(id)
 				}
 			},
 			"sbatch": func(*rapid.T) {
@@ -99,6 +106,11 @@ func TestSubmissionModel(t *testing.T) {
 			"server dies": func(*rapid.T) { w.restart() },
 			"time": func(*rapid.T) {
 				w.pass(time.Duration(rapid.IntRange(1, 90).Draw(r, "seconds")) * time.Second)
+				for _, a := range open {
+					if begun := a.grant.Until.Add(-leave); !a.over && w.clock().Sub(begun) > corePatience {
+						gaveUp(a.job) // whatever the instance reports later
+					}
+				}
 			},
 			"round": func(*rapid.T) {
 				fail := func(label string) error {

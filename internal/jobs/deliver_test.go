@@ -283,6 +283,48 @@ func TestEndingIsCarriedOut(t *testing.T) {
 	}
 }
 
+// One that takes its time to end is not cancelled in every round, but again after a while.
+func TestEndingTakesTime(t *testing.T) {
+	t.Parallel()
+	w := sqlite(t)
+	id := w.submit("11")
+	w.slurm.run(id, "c1")
+	if err := w.End(t.Context(), ada, adaID, "11"); err != nil {
+		t.Fatal(err)
+	}
+	w.slurm.set(func(f *fakeSlurm) { f.deaf = true })
+	for range 5 {
+		w.pass(5 * time.Second)
+		w.look()
+	}
+	if w.slurm.cancels != 1 {
+		t.Errorf("cancelled %d times", w.slurm.cancels)
+	}
+	w.pass(endAgain)
+	w.look()
+	if w.slurm.cancels != 2 {
+		t.Errorf("cancelled %d times", w.slurm.cancels)
+	}
+}
+
+// A scancel that hangs does not hold up the end of the server.
+func TestEndingHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	w := sqlite(t)
+	w.slurm.run(w.submit("11"), "c1")
+	if err := w.End(t.Context(), ada, adaID, "11"); err != nil {
+		t.Fatal(err)
+	}
+	w.slurm.set(func(f *fakeSlurm) { f.hangs = true })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	began := time.Now()
+	_ = w.m.round(ctx)
+	if took := time.Since(began); took > 25*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
 func TestOperators(t *testing.T) {
 	t.Parallel()
 	w := sqlite(t)

@@ -115,6 +115,7 @@ type monitor struct {
 	s     *Service
 	good  time.Time // beginning of the last good round
 	hints map[int64]hint
+	ended map[int64]time.Time // jobs that were cancelled for their users, and when
 	purge time.Time
 }
 
@@ -128,6 +129,7 @@ type view struct {
 	open     []store.Job
 	missing  []store.Job // submitted, not final, and Slurm does not speak of them
 	matched  map[string]bool
+	ending   []store.Job // they run, and their users have asked for the end
 }
 
 // round looks at Slurm once. What fails changes nothing.
@@ -159,6 +161,7 @@ func (m *monitor) round(ctx context.Context) error {
 		}
 	}
 	err := errors.Join(queueErr, historyErr, m.compare(ctx, v), m.confirmMissing(ctx, v))
+	m.end(ctx, v)
 	if v.queued { // accounting alone is late
 		err = errors.Join(err, m.outside(ctx, v))
 	}
@@ -418,7 +421,7 @@ func (m *monitor) observed(v *view, j *store.Job, o *Observation) *decision {
 	hint, told := m.hint(v.began, j, o)
 	cancel := j.Ending && !o.State.Final() && o.Word != "COMPLETING"
 	if cancel {
-		m.end(j)
+		v.ending = append(v.ending, *j)
 	}
 	same := j.State == o.State && j.EngineState == o.Word && j.MissingSince.IsZero() && v.began.Sub(j.SeenAt) < seenEvery &&
 		slices.Equal(j.Nodes, nodesOf(j, o)) && !limitDiffers(j, o) && hint == "" && (o.Started.IsZero() || o.Started.Equal(j.StartedAt))
@@ -455,19 +458,6 @@ func (m *monitor) observed(v *view, j *store.Job, o *Observation) *decision {
 		}
 		return true, nil
 	}}
-}
-
-// end ends a job whose user has asked for it, should the instance not have come to it.
-func (m *monitor) end(j *store.Job) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	name, ok := m.s.o.Users.LocalName(j.UID)
-	if !ok {
-		return
-	}
-	if err := m.s.o.Engine.Cancel(ctx, j.EngineID, name); err != nil {
-		m.s.log.Warn("a job that its user has ended cannot be cancelled", "job", j.ID, "slurm", j.EngineID, "error", err)
-	}
 }
 
 // nodesOf are the nodes of a job: those of its last run stay when it has ended.

@@ -51,6 +51,9 @@ type fakeSlurm struct {
 	histErr   error
 	lookErr   error
 	cancelErr error
+	hangs     bool // scancel does not return by itself
+	deaf      bool // jobs do not end
+	cancels   int
 	cancelled []string
 	lookups   int
 	rounds    int
@@ -137,9 +140,17 @@ func (f *fakeSlurm) Present(_ context.Context, ids []string) ([]Observation, err
 	return f.list(f.queueErr, func(o *Observation) bool { return !f.forgotten[o.ID] && slices.Contains(ids, o.ID) })
 }
 
-func (f *fakeSlurm) Cancel(_ context.Context, id, user string) error {
+func (f *fakeSlurm) Cancel(ctx context.Context, id, user string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.cancels++
+	if f.hangs {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if f.deaf {
+		return nil
+	}
 	if f.cancelErr != nil {
 		return f.cancelErr
 	}

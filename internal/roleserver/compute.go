@@ -117,12 +117,17 @@ func jobsOf(cfg *config.Config) jobs.Settings {
 			return jobs.Machine{}, false
 		},
 		Category: func(partition, qos string) ([]jobs.Machine, bool) {
+			found, category := (*config.Machine)(nil), ""
 			for name, m := range c.Machines.All() {
-				if m.Partition == partition && (m.QoS == qos || m.QoS == "") {
-					return machinesOf(name, m), true
+				// One that names the QoS comes before one that takes any, as for usage.
+				if m.Partition == partition && (m.QoS == "" && found == nil || m.QoS == qos && (found == nil || found.QoS != qos)) {
+					found, category = m, name
 				}
 			}
-			return nil, false
+			if found == nil {
+				return nil, false
+			}
+			return machinesOf(category, found), true
 		},
 	}
 	if c.Web.Enabled {

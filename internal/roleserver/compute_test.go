@@ -66,3 +66,24 @@ func TestComputeProducts(t *testing.T) {
 		t.Errorf("without Slurm: %+v", got)
 	}
 }
+
+// The category of a job that was submitted without us is the one that its use is charged to.
+func TestCategoryOfOutsideJobs(t *testing.T) {
+	t.Parallel()
+	cfg := loadText(t, base+managed+`  slurm:
+    accountManagement:
+      accounting: { type: "Off" }
+      accountMapper: { type: Pattern, users: "u_#{localUsername}", projects: "p_#{localGroupName}" }
+    machines:
+      any: { partition: normal, payment: { type: Resource, unit: Cpu }, cpu: [4], memory: [16] }
+      fast: { partition: normal, qos: fast, payment: { type: Resource, unit: Cpu }, cpu: [4], memory: [16] }
+`)
+	for _, tc := range []struct{ partition, qos, category string }{
+		{"normal", "fast", "fast"}, {"normal", "slow", "any"}, {"normal", "", "any"}, {"gpu", "fast", ""},
+	} {
+		all, ok := jobsOf(cfg).Category(tc.partition, tc.qos)
+		if ok != (tc.category != "") || ok && all[0].Category != tc.category {
+			t.Errorf("%+v: %+v", tc, all)
+		}
+	}
+}

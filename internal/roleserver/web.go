@@ -97,10 +97,12 @@ func (s *server) interfacesChecked(users []ident.UCloudUser) {
 	})
 }
 
-// How long the address of a node is remembered, and how long Slurm may take to tell it.
+// How long the address of a node is remembered, how long Slurm may take to tell it, and how long an old one does when Slurm
+// does not: interfaces are looked at one after the other.
 const (
 	addressLife    = 10 * time.Minute
 	addressTimeout = 5 * time.Second
+	addressAgain   = time.Minute
 )
 
 // nodeAddresses remembers where nodes are reached.
@@ -127,14 +129,15 @@ func (n *nodeAddresses) address(ctx context.Context, node string) (string, error
 	ctx, cancel := context.WithTimeout(ctx, addressTimeout)
 	defer cancel()
 	address, err := n.client.NodeAddress(ctx, node)
-	if err != nil {
-		if ok {
-			return a.address, nil // slurmctld is away for a moment
-		}
-		return "", err
-	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if err != nil {
+		if !ok {
+			return "", err
+		}
+		n.known[node] = nodeAddress{address: a.address, until: now.Add(addressAgain)} // slurmctld is away for a moment
+		return a.address, nil
+	}
 	if n.known == nil || len(n.known) > 100_000 {
 		n.known = map[string]nodeAddress{}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/des" //nolint:gosec // the protocol of VNC
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -64,6 +65,10 @@ func TestBatchScript(t *testing.T) {
 	if got := run(t, dir, rendered(t, job, grant(dir)).Text); got != `[it's][\n][2]` {
 		t.Errorf("got %s", got)
 	}
+	// Nothing that is run lies where others may write.
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.sh")); len(left) != 1 {
+		t.Errorf("in the folder of the job: %v", left)
+	}
 	job.Specification.Parameters["file"] = val{Type: "file", Path: file}
 	job.Specification.Parameters["arguments"] = val{Type: "text", Value: jsonOf(t, "a $(touch pwned) 'b")}
 	job.Specification.Parameters["directory"] = val{Type: "file", Path: dir}
@@ -120,15 +125,88 @@ func TestJupyterLab(t *testing.T) {
 		}
 		return string(b)
 	}
-	arguments, token := read("arguments"), read(".jupyter-token")
+	arguments, token := read("arguments"), read(".jupyterlab/token")
 	if !strings.Contains(arguments, "--ServerApp.port=23817\n") || !strings.Contains(arguments, "--ServerApp.root_dir=/a b'c\n") {
 		t.Errorf("got %s", arguments)
 	}
 	if len(token) < 32 || read("seen") != token || strings.Contains(arguments, token) || strings.Contains(string(out), token) || read(PortFile) != "23817\n" {
 		t.Errorf("token %q, output %s", token, out)
 	}
-	if info, err := os.Stat(filepath.Join(dir, ".jupyter-token")); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(filepath.Join(dir, ".jupyterlab/token")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("got %v, %v", info, err)
+	}
+	// Others of the project have made the folder, or have put a link in its place: no token is given to them.
+	strange := map[string]func(path string) error{
+		"open": func(path string) error {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				return err
+			}
+			return os.Chmod(path, 0o770) //nolint:gosec // that is the point
+		},
+		"a link": func(path string) error { return os.Symlink(".", path) },
+	}
+	if os.Getuid() == 0 {
+		strange["another's"] = func(path string) error {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				return err
+			}
+			return os.Chown(path, 65534, 65534)
+		}
+	}
+	if err := os.Chmod(dir, 0o770); err != nil { //nolint:gosec // folders of jobs are so
+		t.Fatal(err)
+	}
+	for name, prepare := range strange {
+		if err := errors.Join(os.RemoveAll(filepath.Join(dir, ".jupyterlab")), os.RemoveAll(filepath.Join(dir, "arguments")), prepare(filepath.Join(dir, ".jupyterlab"))); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("bash", "--noprofile", "--norc", script)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		_, started := os.Stat(filepath.Join(dir, "arguments"))
+		_, told := os.Stat(filepath.Join(dir, ".jupyterlab/token"))
+		if err == nil || started == nil || told == nil || !strings.Contains(string(out), "yours alone") {
+			t.Errorf("%s: %v, %v, %v, %s", name, err, started, told, out)
+		}
+	}
+}
+
+// TestExchangedPassword: a desktop does not start with a password that somebody else may know.
+func TestExchangedPassword(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"Xtigervnc", "websockify", "xauth", "mcookie", "vncpasswd"} {
+		fake := "#!/bin/bash\n[ " + name + " != vncpasswd ] || cat >" + dir + "/taken\nexit 1\n"
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(fake), 0o700); err != nil { //nolint:gosec // a program
+			t.Fatal(err)
+		}
+	}
+	g := grant(dir)
+	g.Port, g.Password = 23817, filepath.Join(dir, PasswordFile)
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(script, rendered(t, builtin(t, "remote-desktop"), g).Text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mode := func(m os.FileMode) func() error { return func() error { return os.Chmod(g.Password, m) } }
+	cases := map[string]func() error{"fine": mode(0o600), "readable": mode(0o640), "writable": mode(0o622), "missing": func() error { return os.Remove(g.Password) }}
+	if os.Getuid() == 0 {
+		cases["another's"] = func() error { return os.Chown(g.Password, 65534, 65534) }
+	}
+	for name, change := range cases {
+		if err := errors.Join(os.RemoveAll(g.Password), os.RemoveAll(filepath.Join(dir, "taken")), os.WriteFile(g.Password, []byte("s3cr3tPW"), 0o600), change()); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("bash", "--noprofile", "--norc", script)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "TMPDIR="+dir)
+		out, err := cmd.CombinedOutput()
+		taken, _ := os.ReadFile(filepath.Join(dir, "taken"))
+		if err == nil || (string(taken) == "s3cr3tPW") != (name == "fine") {
+			t.Errorf("%s: %v, took %q: %s", name, err, taken, out)
+		}
 	}
 }
 

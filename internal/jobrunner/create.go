@@ -217,14 +217,8 @@ func (s *submission) render(ctx context.Context, p place) (*jobrender.Script, er
 	if s.desktop() {
 		grant.Password = p.local + "/" + jobrender.PasswordFile
 	}
-	script, err := jobrender.Render(ctx, s.job, site, grant, s.r.newPathFinder().local)
-	if err != nil {
-		return nil, err
-	}
-	if limit := time.Duration(g.MaxTimeMs) * time.Millisecond; limit > 0 && script.TimeLimit > limit {
-		return nil, failure.New(failure.Invalid, "The job asks for more time than the machine allows, which is %s", limit)
-	}
-	return script, nil
+	site.MaxTime = time.Duration(g.MaxTimeMs) * time.Millisecond // of the machine: an application cannot set more by itself
+	return jobrender.Render(ctx, s.job, site, grant, s.r.newPathFinder().local)
 }
 
 // desktop tells whether the application is a remote desktop.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -517,5 +518,26 @@ func TestHook(t *testing.T) {
 	}
 	if _, err := os.Stat(b.folder("1")); !errors.Is(err, os.ErrNotExist) {
 		t.Error("the folder stays:", err)
+	}
+}
+
+// The longest time of the machine bounds what an application sets by itself.
+func TestMachineTime(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(b *bench) { b.server.grant.MaxTimeMs = (90 * time.Minute).Milliseconds() })
+	for i, tc := range []struct {
+		time string
+		ok   bool
+	}{{"01:30:00", true}, {"01:30:01", false}, {"2:00:00", false}, {"7-0", false}, {"UNLIMITED", false}} {
+		id := fmt.Sprint(i)
+		_, err := b.Create(t.Context(), time.Now(), templateJob(t, id, `true {{ sbatch("time", "`+tc.time+`") }}`, "x"))
+		if tc.ok {
+			if took := get(b.server, func() int64 { return b.server.news[id].TimeMs }); err != nil || took != 5400_000 {
+				t.Errorf("%s: %d ms, %v", tc.time, took, err)
+			}
+			b.awaitState(id, providerapi.JobSuccess)
+		} else if !failure.Is(err, failure.Invalid) {
+			t.Errorf("%s: %v", tc.time, err)
+		}
 	}
 }

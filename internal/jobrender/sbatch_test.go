@@ -18,8 +18,8 @@ import (
 // unprivileged is an account that every system has.
 const unprivileged = "nobody"
 
-// submit gives a script to the real sbatch, with nothing on the command line but its path.
-func submit(t *testing.T, dir string, script []byte) (string, error) {
+// submit gives a script to the real sbatch, with nothing on the command line but its path and args.
+func submit(t *testing.T, dir string, script []byte, args ...string) (string, error) {
 	t.Helper()
 	path := filepath.Join(dir, ScriptFile)
 	if err := os.WriteFile(path, script, 0o644); err != nil { //nolint:gosec // another account reads it
@@ -28,7 +28,7 @@ func submit(t *testing.T, dir string, script []byte) (string, error) {
 	cred, _ := slurmkit.Credential(t, unprivileged)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sbatch", path)
+	cmd := exec.CommandContext(ctx, "sbatch", append(args, path)...)
 	cmd.Env, cmd.Dir, cmd.SysProcAttr = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}, "/", &syscall.SysProcAttr{Credential: cred}
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err
@@ -179,5 +179,33 @@ func TestSbatchOptions(t *testing.T) {
 		if !strings.Contains(shown, want) {
 			t.Errorf("lacks %q:\n%s", want, shown)
 		}
+	}
+}
+
+// TestSbatchSrun: a program that srun starts has what the script exports, although sbatch is told to export nothing, as it is when
+// users submit.
+func TestSbatchSrun(t *testing.T) {
+	t.Parallel()
+	c := slurmkit.Start(t)
+	account := c.Account(t, unprivileged)
+	job := newJob(part{Type: "jinja", Template: `export OWN=mine
+echo "batch [${SLURM_EXPORT_ENV-}]"
+{{ srun() }}--ntasks=1 bash -c 'echo "srun [$UCLOUD_JOB_ID] [$OWN]"'`})
+	dir := jobFolder(t, "x y")
+	g := grant(dir)
+	g.Account, g.Nodes, g.Time, g.Machine = account, 1, time.Minute, Machine{CPU: 1}
+	s, err := Render(t.Context(), job, Site{FakeResources: true}, g, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := submit(t, dir, s.Text, "--export=NONE")
+	if err != nil {
+		t.Fatalf("%v: %s\n%s", err, id, s.Text)
+	}
+	state := c.WaitState(t, id, "COMPLETED", "FAILED")
+	out, err := os.ReadFile(filepath.Join(dir, StdoutFile))
+	if want := "batch []\nsrun [512] [mine]\n"; err != nil || state != "COMPLETED" || string(out) != want {
+		errs, _ := os.ReadFile(filepath.Join(dir, StderrFile))
+		t.Errorf("%s: got %q, want %q (%v)\n%s", state, out, want, err, errs)
 	}
 }

@@ -121,6 +121,7 @@ func TestTextGolden(t *testing.T) {
 #SBATCH --time=01:00:00
 
 :  # sbatch reads no further
+unset SLURM_EXPORT_ENV
 
 export A='x
 #SBATCH --account=y'

@@ -39,7 +39,9 @@ func (s *Script) Text() ([]byte, error) {
 		b.WriteString(line + "\n")
 	}
 	// The command that ends sbatch's reading. It must stay the first one.
-	b.WriteString("\n:  # sbatch reads no further\n\n")
+	b.WriteString("\n:  # sbatch reads no further\n")
+	// sbatch --export=NONE sets it, and then srun would start programs without what this script exports and loads.
+	b.WriteString("unset SLURM_EXPORT_ENV\n\n")
 	for _, name := range slices.Sorted(maps.Keys(s.Exports)) {
 		line, err := shell.Export(name, s.Exports[name])
 		if err != nil {

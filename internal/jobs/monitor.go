@@ -115,8 +115,10 @@ type monitor struct {
 	s     *Service
 	good  time.Time // beginning of the last good round
 	hints map[int64]hint
-	ended map[int64]time.Time // jobs that were cancelled for their users, and when
-	purge time.Time
+	// outsideAt is when jobs that were submitted without us are looked at again after a failure.
+	outsideAt time.Time
+	ended     map[int64]time.Time // jobs that were cancelled for their users, and when
+	purge     time.Time
 }
 
 // view is what one round knows.
@@ -162,8 +164,12 @@ func (m *monitor) round(ctx context.Context) error {
 	}
 	err := errors.Join(queueErr, historyErr, m.compare(ctx, v), m.confirmMissing(ctx, v))
 	m.end(ctx, v)
-	if v.queued { // accounting alone is late
-		err = errors.Join(err, m.outside(ctx, v))
+	if v.queued && !v.began.Before(m.outsideAt) { // accounting alone is late
+		if failed := m.outside(ctx, v); failed != nil && ctx.Err() == nil {
+			// That Core does not answer is no reason to look at Slurm less often.
+			m.outsideAt = v.began.Add(outsideAgain)
+			s.log.Warn("jobs that were submitted without us were not registered", "error", failed, "next", outsideAgain)
+		}
 	}
 	err = errors.Join(err, m.tidy(ctx))
 	s.mu.Lock()

@@ -18,6 +18,8 @@ import (
 const (
 	// leftAlone is how long a job is left alone of which it was decided that Core is not told about it.
 	leftAlone = time.Hour
+	// outsideAgain is the pause after Core could not be told about one.
+	outsideAgain = time.Minute
 	// registrations is how many jobs are registered in one round.
 	registrations = 20
 )
@@ -38,7 +40,6 @@ func (m *monitor) outside(ctx context.Context, v *view) error {
 		}
 	}
 	s.mu.Unlock()
-	var problems []error
 	done := 0
 	for id, what := range v.jobs {
 		if !what.inQueue || v.matched[id] || done >= registrations {
@@ -60,8 +61,7 @@ func (m *monitor) outside(ctx context.Context, v *view) error {
 		done++
 		registered, err := m.register(ctx, owners, set, &o)
 		if err != nil {
-			problems = append(problems, err)
-			continue
+			return err // Core would not take the others either, and the monitor has to go on
 		}
 		if !registered {
 			s.mu.Lock()
@@ -70,7 +70,7 @@ func (m *monitor) outside(ctx context.Context, v *view) error {
 			done--
 		}
 	}
-	return errors.Join(problems...)
+	return nil
 }
 
 // begunClaim tells whether a job with this id of Core's is being submitted.

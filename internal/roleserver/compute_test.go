@@ -1,10 +1,12 @@
 package roleserver
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"ucloud-im/internal/config"
 	"ucloud-im/internal/products"
 	"ucloud-im/internal/providerapi"
 )
@@ -85,5 +87,38 @@ func TestCategoryOfOutsideJobs(t *testing.T) {
 		if ok != (tc.category != "") || ok && all[0].Category != tc.category {
 			t.Errorf("%+v: %+v", tc, all)
 		}
+	}
+}
+
+// TestUnsupportedPrograms: what programs that run as users cannot be given is refused at its place.
+func TestUnsupportedPrograms(t *testing.T) {
+	t.Parallel()
+	const programs = `    hooks: { onJobSubmit: { path: /opt/submit, args: [-x], timeout: 5s, protocol: 2, environment: { A: b }, onFailure: ignore } }
+    templates: { allowScripts: [ /opt/one, { path: /opt/two } ] }
+`
+	if got := unsupported(loadText(t, base+managed+machines+programs)); len(got) != 0 {
+		t.Errorf("a supported configuration: %v", got.Err())
+	}
+	for _, tc := range []struct{ from, to, key string }{
+		{"path: /opt/submit", "path: /opt/submit, runAs: root", "hooks.onJobSubmit.runAs"},
+		{"path: /opt/submit", "path: /opt/submit, passSecrets: [x]", "hooks.onJobSubmit.passSecrets"},
+		{"path: /opt/submit", "path: /opt/submit, concurrency: 2", "hooks.onJobSubmit.concurrency"},
+		{"path: /opt/two", "path: /opt/two, runAs: root", "templates.allowScripts[1].runAs"},
+		{"path: /opt/two", "path: /opt/two, passSecrets: [x]", "templates.allowScripts[1].passSecrets"},
+		{"path: /opt/two", "path: /opt/two, concurrency: 2", "templates.allowScripts[1].concurrency"},
+		{"path: /opt/two", "path: /opt/two, args: [x]", "templates.allowScripts[1].args"},
+		{"path: /opt/two", "path: /opt/two, timeout: 9s", "templates.allowScripts[1].timeout"},
+		{"path: /opt/two", "path: /opt/two, protocol: 2", "templates.allowScripts[1].protocol"},
+		{"path: /opt/two", "path: /opt/two, environment: { A: b }", "templates.allowScripts[1].environment"},
+		{"path: /opt/two", "path: /opt/two, onFailure: ignore", "templates.allowScripts[1].onFailure"},
+	} {
+		got := unsupported(loadText(t, base+managed+machines+strings.Replace(programs, tc.from, tc.to, 1)))
+		if len(got) != 1 || got[0].KeyPath != "services.slurm."+tc.key || got[0].Severity != config.Error || got[0].Line == 0 {
+			t.Errorf("%s: %v", tc.key, got)
+		}
+	}
+	scripted := strings.Replace(machines, `type: "Off"`, `type: Scripted, scripted: { onQuotaUpdated: /opt/q, onProjectUpdated: /opt/p, onUsageReporting: { path: /opt/u, allowDecrease: true } }`, 1)
+	if got := unsupported(loadText(t, base+managed+scripted)); len(got) != 1 || !strings.HasSuffix(got[0].KeyPath, "onUsageReporting.allowDecrease") {
+		t.Errorf("allowDecrease: %v", got)
 	}
 }

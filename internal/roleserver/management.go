@@ -392,6 +392,9 @@ func unsupported(cfg *config.Config) config.Problems {
 			program(key+".management.scripted.onDriveRemoved", sc.OnDriveRemoved)
 		}
 	}
+	if cfg.Services.Slurm != nil {
+		unsupportedOfUsers(cfg.Services.Slurm, refuse)
+	}
 	if c := cfg.Services.Slurm; c != nil && c.Accounts != nil {
 		const key = "services.slurm.accountManagement"
 		program(key+".accountMapper.script", c.Accounts.Mapper.Script)
@@ -400,7 +403,34 @@ func unsupported(cfg *config.Config) config.Problems {
 			program(key+".accounting.scripted.onProjectUpdated", sc.OnProjectUpdated)
 			program(key+".accounting.scripted.onUsageReporting", sc.OnUsageReporting)
 			program(key+".accounting.scripted.onUserDisconnected", sc.OnUserDisconnected)
+			if sc.OnUsageReporting.AllowDecrease {
+				refuse(key+".accounting.scripted.onUsageReporting.allowDecrease", "remove it", "a total of a Slurm account that falls is not taken over in this version")
+			}
 		}
 	}
 	return out
+}
+
+// unsupportedOfUsers is unsupported for the programs that instances run as their user.
+func unsupportedOfUsers(c *config.Slurm, refuse func(key, remedy, message string, args ...any)) {
+	with := func(key string, set bool, why string) {
+		if set {
+			refuse(key, "remove it", "%s", why)
+		}
+	}
+	program := func(key string, e config.Exec) {
+		with(key+".runAs", e.RunAs == "root", "the program runs as the user whose job it is")
+		with(key+".passSecrets", len(e.PassSecrets) > 0, "a program that runs as a user gets no secrets")
+		with(key+".concurrency", e.Concurrency != 0, "how many calls run at once in all instances cannot be bounded")
+	}
+	program("services.slurm.hooks.onJobSubmit", c.Hooks.OnJobSubmit)
+	for i, e := range c.Templates.AllowScripts {
+		key := fmt.Sprintf("services.slurm.templates.allowScripts[%d]", i)
+		program(key, e)
+		with(key+".args", len(e.Args) > 0, "a program that templates call gets one argument, the path of the variables")
+		with(key+".timeout", e.Timeout != 0, "a program that templates call has two seconds, since UCloud waits for it")
+		with(key+".protocol", e.Protocol > 1, "a program that templates call speaks protocol 1")
+		with(key+".environment", e.Environment.Len() > 0, "a program that templates call has no variables of its own")
+		with(key+".onFailure", e.OnFailure == "ignore", "without the answer of the program there is no script")
+	}
 }

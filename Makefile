@@ -36,7 +36,7 @@ e2e: build
 	@CGO_ENABLED=1 scripts/run-tests ./test/... -- -race -count=1 -timeout 30m -tags e2e
 
 outages: build ## end-to-end tests that stop daemons of Slurm for minutes; not part of test
-	$(RACE_GO) test -count=1 -timeout 30m -tags e2e,outages -run Outages ./test/...
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m -tags e2e,outages -run Outages ./test/...
 
 fuzz: ## run each fuzz target for FUZZ_TIME
 	@scripts/fuzz $(FUZZ_TIME)

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -73,6 +72,7 @@ func TestJobs(t *testing.T) {
 	t.Run("at once", func(t *testing.T) {
 		for name, run := range map[string]func(*testing.T, *cluster){
 			"batch": testBatch, "cancelled": testCancelled, "failed": testFailed, "values": testValues, "outside": testOutside,
+			"operator": testOperator, "memory": testMemory, "nodes": testNodes, "project": testProjectJobs,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -85,13 +85,7 @@ func TestJobs(t *testing.T) {
 	owner := ident.Owner{User: c.ada.name}
 	var want int64
 	if !settles(func() bool {
-		var seconds int64
-		for line := range strings.FieldsSeq(c.slurm.Run(t, "sacct", "-X", "-D", "-n", "-P", "-S", "now-1hour", "-A", c.account, "-o", "cputimeraw")) {
-			n, err := strconv.ParseInt(line, 10, 64)
-			c.must(err)
-			seconds += n
-		}
-		want = seconds / 60
+		want = c.coreSeconds(c.account) / 60
 		return want > 0 && c.core.Usage(owner, machines) == want
 	}) {
 		t.Errorf("Core has %d core-minutes, sacct %d", c.core.Usage(owner, machines), want)
@@ -203,23 +197,12 @@ func testValues(t *testing.T, c *cluster) {
 func testOutside(t *testing.T, c *cluster) {
 	number := c.slurm.Submit(t, c.ada.account.Name, "sleep 4", "--account="+c.account, "--partition=normal", "--qos=normal", "--job-name=by hand", "--time=5")
 	array := c.slurm.Submit(t, c.ada.account.Name, "sleep 3; [ $SLURM_ARRAY_TASK_ID = 1 ]", "--account="+c.account, "--partition=normal", "--qos=normal", "--job-name=array", "--time=5", "--array=0-2")
-	find := func(number string) (id string) {
-		testkit.Eventually(t, "job "+number+" to be registered", func() bool {
-			for _, j := range c.core.Jobs() {
-				if m := generated.FindStringSubmatch(j.ProviderGeneratedID); m != nil && m[2] == number {
-					id = j.ID
-				}
-			}
-			return id != ""
-		})
-		return id
-	}
-	j := c.becomes(find(number), providerapi.JobSuccess)
+	j := c.becomes(c.registered(number), providerapi.JobSuccess)
 	if j.Owner.CreatedBy != c.ada.name || j.Owner.Workspace() != (ident.Owner{User: c.ada.name}) || !strings.Contains(j.Specification.Name, "by hand") ||
 		j.Specification.Application.Name != "unknown" {
 		t.Errorf("registered as %+v of %+v", j.Specification, j.Owner)
 	}
-	j = c.becomes(find(array), providerapi.JobFailure) // two of three tasks fail
+	j = c.becomes(c.registered(array), providerapi.JobFailure) // two of three tasks fail
 	n := 0
 	for _, j := range c.core.Jobs() {
 		if m := generated.FindStringSubmatch(j.ProviderGeneratedID); m != nil && m[2] == array {

@@ -6,12 +6,16 @@ import (
 	"testing"
 	"time"
 
+	"ucloud-im/internal/ident"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/testkit/slurmkit"
 )
 
+// recovery is how long it may take after an outage until everything is known: pauses between rounds grow to five minutes.
+const recovery = 8 * time.Minute
+
 // TestSlurmOutages: slurmctld and slurmdbd are away for a minute each while a job runs and ends. No state is made up meanwhile,
-// and the right one comes when they are back. `make outages` runs it.
+// and the right one comes when they are back, with the usage that sacct has. `make outages` runs it.
 func TestSlurmOutages(t *testing.T) {
 	c := newCluster(t, computeSettings{})
 	for name, stop := range map[string]func(*slurmkit.Outage){
@@ -19,7 +23,9 @@ func TestSlurmOutages(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := c.on(t)
-			id := c.submit(c.batch("Outage of "+name, "sleep 20; exit 0"))
+			spec := c.batch("Outage of "+name, "sleep 20; exit 0")
+			spec.Product = c.product(16) // some minutes of usage
+			id := c.submit(spec)
 			c.becomes(id, providerapi.JobRunning)
 			c.slurm.Outage(t, func(o *slurmkit.Outage) {
 				stop(o)
@@ -31,9 +37,28 @@ func TestSlurmOutages(t *testing.T) {
 				}
 				o.Restore()
 			})
-			if j := c.becomes(id, providerapi.JobSuccess); states(j) != "RUNNING SUCCESS" {
+			// The pauses of the monitor have become longer with every round that failed.
+			for end := time.Now().Add(recovery); !c.at(id).Status.State.Final(); time.Sleep(200 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("%v after the outage the job is %s, told:\n%s", recovery, c.at(id).Status.State, told(c.at(id)))
+				}
+			}
+			if j := c.at(id); states(j) != "RUNNING SUCCESS" {
 				t.Errorf("states %s, told:\n%s", states(j), told(j))
 			}
+			if n := c.inSlurm(id); n != 1 {
+				t.Errorf("the job was submitted %d times", n)
+			}
 		})
+	}
+	owner := ident.Owner{User: c.ada.name}
+	for end := time.Now().Add(recovery); ; time.Sleep(time.Second) {
+		want, got := c.coreSeconds(c.account)/60, c.core.Usage(owner, machines)
+		if want > 0 && got == want {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("Core has %d core-minutes, sacct %d", got, want)
+		}
 	}
 }

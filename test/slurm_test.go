@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ type cluster struct {
 	slurm   *slurmkit.Cluster
 	ada     *person
 	account string // of ada's workspace
+	project string // account of the project, should the test make one
 }
 
 // computeSettings are what tests of jobs differ in.
@@ -41,7 +43,7 @@ func newCluster(t *testing.T, set computeSettings) *cluster {
 	c := &cluster{t: t, slurm: slurmkit.Start(t)}
 	c.world = newWorld(t, settings{tls: set.tls, firstID: int(time.Now().UnixMilli() % 1e9), services: func(w *world) string {
 		// Added before anything else that is cleaned up, so that jobs are ended while their user exists.
-		c.account = c.slurm.AccountName(t)
+		c.account, c.project = c.slurm.AccountName(t), c.slurm.AccountName(t)
 		operators := c.slurm.Account(t, w.site.Service.Name)
 		c.slurm.Sacctmgr(t, "modify", "user", "where", "name="+w.site.Service.Name, "account="+operators, "set", "adminlevel=Operator")
 		return fmt.Sprintf(`
@@ -63,7 +65,7 @@ services:
     poll: { jobs: 1s, usage: 5s }
     accountManagement:
       accounting: { type: Automatic }
-      accountMapper: { type: Pattern, users: "%[4]s", projects: "%[4]s-p" }
+      accountMapper: { type: Pattern, users: "%[4]s", projects: "%[8]s" }
     machines:
       %[5]s:
         partition: normal
@@ -72,7 +74,7 @@ services:
         cpu: [1, 16]
         memory: [1, 8]
         maxTime: 2h
-%[6]s`, category, w.homePattern(), c.slurm.Binaries(t), c.account, machines, set.slurm, w.base)
+%[6]s`, category, w.homePattern(), c.slurm.Binaries(t), c.account, machines, set.slurm, w.base, c.project)
 	}})
 	for _, kind := range []string{providerapi.ApplicationBatch, providerapi.ApplicationWeb, providerapi.ApplicationVNC} {
 		c.must(c.core.AddApplication(shellApp(kind)))
@@ -214,6 +216,17 @@ func (c *cluster) inSlurm(id string) int {
 		}
 	}
 	return n
+}
+
+// coreSeconds is what sacct has for an account.
+func (c *cluster) coreSeconds(account string) (seconds int64) {
+	c.t.Helper()
+	for line := range strings.FieldsSeq(c.slurm.Run(c.t, "sacct", "-X", "-D", "-n", "-P", "-S", "now-1hour", "-A", account, "-o", "cputimeraw")) {
+		n, err := strconv.ParseInt(line, 10, 64)
+		c.must(err)
+		seconds += n
+	}
+	return seconds
 }
 
 func (c *cluster) terminate(id string) error {

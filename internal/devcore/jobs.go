@@ -355,7 +355,7 @@ func (c *Core) permissionsLocked(j *fullJob, who ident.UCloudUser) providerapi.L
 	project := j.Owner.Workspace()
 	member := project.IsProject() && c.isMemberLocked(project.Project, who)
 	switch {
-	case j.Owner.CreatedBy == who && (member || !project.IsProject()):
+	case j.Owner.CreatedBy == who && (member || !project.IsProject()), member && c.managesLocked(project.Project, who):
 		return providerapi.List[providerapi.Permission]{providerapi.PermissionAdmin, providerapi.PermissionRead, providerapi.PermissionEdit}
 	case member:
 		var out providerapi.List[providerapi.Permission]
@@ -365,6 +365,14 @@ func (c *Core) permissionsLocked(j *fullJob, who ident.UCloudUser) providerapi.L
 		return out
 	}
 	return nil
+}
+
+// managesLocked tells whether a user is the PI or an administrator of a project, to whom all of its jobs are open.
+func (c *Core) managesLocked(id ident.ProjectID, who ident.UCloudUser) bool {
+	p := c.projects[id]
+	return p != nil && slices.ContainsFunc(p.doc.Status.Members, func(m providerapi.ProjectMember) bool {
+		return m.Username == who && (m.Role == "PI" || m.Role == "ADMIN")
+	})
 }
 
 // userJob gives a job as an end user sees it, with everything that is sent to the provider.

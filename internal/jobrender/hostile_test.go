@@ -2,6 +2,7 @@ package jobrender
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -246,4 +247,32 @@ func FuzzRender(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestPortFile: the file with the port is a new one, also if others have put a link in its place, which leads to a file of the user.
+func TestPortFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	theirs, port := filepath.Join(dir, "precious"), filepath.Join(dir, PortFile)
+	if err := errors.Join(os.WriteFile(theirs, []byte("kept"), 0o600), os.Symlink(theirs, port)); err != nil {
+		t.Fatal(err)
+	}
+	job := builtin(t, "batch-script")
+	job.Specification.Parameters["commands"] = val{Type: "text", Value: jsonOf(t, "true")}
+	g := grant(dir)
+	g.Port = 23817
+	for range 2 { // the second time is that of a job that is requeued
+		run(t, dir, rendered(t, job, g).Text)
+		kept, err := os.ReadFile(theirs)
+		if err != nil || string(kept) != "kept" {
+			t.Errorf("the file at the end of the link: %q, %v", kept, err)
+		}
+		info, err := os.Lstat(port)
+		if err != nil || !info.Mode().IsRegular() {
+			t.Fatalf("%v, %v", info, err)
+		}
+		if got, err := os.ReadFile(port); err != nil || string(got) != "23817\n" {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
 }

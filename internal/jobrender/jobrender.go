@@ -263,7 +263,9 @@ func (r *renderer) exports(context.Context) error {
 	g := r.grant
 	if g.Port > 0 {
 		r.script.Exports["UCLOUD_PORT"] = strconv.Itoa(g.Port)
-		r.script.Code = append(r.script.Code, fmt.Sprintf("echo %d > %s", g.Port, shell.Quote(path.Join(g.Folder, PortFile))))
+		// A new file each time: others may have put a link in its place while the job waited, or a job that is requeued has left one.
+		file := shell.Quote(path.Join(g.Folder, PortFile))
+		r.script.Code = append(r.script.Code, "rm -f -- "+file, fmt.Sprintf("(set -C; echo %d > %s)", g.Port, file))
 	}
 	if err := shell.CheckLine("The path of the job's folder", g.Folder); err != nil {
 		return err

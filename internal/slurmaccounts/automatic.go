@@ -86,10 +86,8 @@ func (l *look) arrange(ctx context.Context, g *goal, w store.SlurmWork) error {
 			return errors.New("Slurm does not have the account yet that was made") //nolint:staticcheck // a name
 		}
 	}
-	wrote, err := l.arrangeMembers(ctx, g, st)
-	if err != nil {
-		return err
-	}
+	// Members who cannot be changed, such as one who has left and has jobs, do not hold up limits and locks.
+	wrote, membersErr := l.arrangeMembers(ctx, g, st)
 	change := l.change(g, st, w)
 	if !change.empty() {
 		if g.locked() && !w.Locked {
@@ -100,13 +98,13 @@ func (l *look) arrange(ctx context.Context, g *goal, w store.SlurmWork) error {
 			}
 		}
 		if err := l.s.o.Cluster.Change(ctx, g.account, change); err != nil {
-			return fmt.Errorf("change the account: %w", err)
+			return errors.Join(membersErr, fmt.Errorf("change the account: %w", err))
 		}
 		l.s.log.Info("Slurm account changed", "account", g.account, "owner", g.owner.Reference(), "minutes", g.limit(), "locked", g.locked())
 		wrote = true
 	}
-	if !wrote {
-		return nil
+	if !wrote || membersErr != nil {
+		return membersErr
 	}
 	return l.verify(ctx, g, w)
 }

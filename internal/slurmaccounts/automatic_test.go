@@ -292,6 +292,28 @@ func TestStubborn(t *testing.T) {
 	w.slurm.expect(t)
 }
 
+// TestBusyMember: a member who has left and still has jobs does not keep the account from being locked.
+func TestBusyMember(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, automatic())
+	w.members("Alice#1", "Bob#2")
+	w.allocate(reef, "cpu", nil)
+	w.Pass(t.Context())
+	w.slurm.took()
+	w.slurm.fail = map[string]error{"remove": errors.New("jobs are active")}
+	w.members("Alice#1")
+	w.allocate(reef, "cpu", func(x *store.Wallet) { x.Locked = true })
+	w.Pass(t.Context())
+	w.slurm.expect(t, "change p_reef_models_cpu maxsubmit=0")
+	if got := w.work("p_reef_models_cpu"); got.Attempts != 1 || !got.Locked || !strings.Contains(got.LastError, "jobs are active") {
+		t.Errorf("%+v", got)
+	}
+	w.slurm.fail = nil
+	w.allocate(reef, "cpu", nil)
+	w.Pass(t.Context())
+	w.slurm.expect(t, "remove p_reef_models_cpu [Bob02]", "change p_reef_models_cpu maxsubmit=-1")
+}
+
 // TestVerify: a command that claims success and has done nothing is found out.
 func TestVerify(t *testing.T) {
 	t.Parallel()

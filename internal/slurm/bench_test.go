@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"ucloud-im/internal/slurm"
+	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/testkit/slurmfake"
 )
 
@@ -20,7 +21,7 @@ const many = 100_000
 // TestManyJobs: all rows of a large cluster arrive, with what they say.
 func TestManyJobs(t *testing.T) {
 	t.Parallel()
-	c := slurm.New(slurm.Options{Binaries: slurmfake.Install(t, many)})
+	c := slurm.New(slurm.Options{Binaries: slurmfake.Install(t, many), Timeout: testkit.Patience * 5})
 	for name, list := range map[string]func(each func(slurm.Job) error) error{
 		"squeue": func(each func(slurm.Job) error) error { return c.Queue(t.Context(), slurm.QueueQuery{}, each) },
 		"sacct": func(each func(slurm.Job) error) error {

@@ -210,6 +210,59 @@ func TestExchangedPassword(t *testing.T) {
 	}
 }
 
+// TestPasswordOfDesktop: the file that Xtigervnc gets is the same one with each of the programs that can make it.
+func TestPasswordOfDesktop(t *testing.T) {
+	t.Parallel()
+	const want = "\x65\x17\x21\xad\xce\x67\x1f\xc8" // s3cr3tPW; longer ones are cut
+	for _, program := range []string{"openssl", "tigervncpasswd", "vncpasswd"} {
+		t.Run(program, func(t *testing.T) {
+			t.Parallel()
+			installed := program
+			if program == "vncpasswd" {
+				installed = "tigervncpasswd" // Debian's vncpasswd is a link that may lead elsewhere
+			}
+			testkit.Require(t, testkit.Component(installed))
+			found, err := testkit.Program(installed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Nothing but what is here is found by the script.
+			dir, bin := t.TempDir(), t.TempDir()
+			if err := os.Symlink(found, filepath.Join(bin, program)); err != nil {
+				t.Fatal(err)
+			}
+			for _, tool := range []string{"bash", "mktemp", "rm", "stat", "head", "tr", "mkfifo", "id", "cp", "cat"} {
+				path, err := exec.LookPath(tool)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Symlink(path, filepath.Join(bin, tool)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, name := range []string{"Xtigervnc", "websockify", "xauth", "mcookie"} {
+				fake := "#!" + filepath.Join(bin, "bash") + "\nwhile [ $# -gt 0 ]; do [ \"$1\" = -PasswordFile ] && cp \"$2\" " + dir + "/taken; shift; done; exit 0\n"
+				if err := os.WriteFile(filepath.Join(bin, name), []byte(fake), 0o700); err != nil { //nolint:gosec // a program
+					t.Fatal(err)
+				}
+			}
+			g := grant(dir)
+			g.Port, g.Password = 23817, filepath.Join(dir, PasswordFile)
+			script := filepath.Join(dir, "script")
+			if err := errors.Join(os.WriteFile(g.Password, []byte("s3cr3tPW and more\n"), 0o600),
+				os.WriteFile(script, rendered(t, builtin(t, "remote-desktop"), g).Text, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command("bash", "--noprofile", "--norc", script)
+			cmd.Dir, cmd.Env = dir, []string{"PATH=" + bin, "TMPDIR=" + dir}
+			out, _ := cmd.CombinedOutput() // there is no desktop, so it fails in the end
+			if taken, err := os.ReadFile(filepath.Join(dir, "taken")); err != nil || string(taken) != want {
+				t.Errorf("got %q, %v: %s", taken, err, out)
+			}
+		})
+	}
+}
+
 // TestRemoteDesktop starts the real thing and logs in as a viewer does, with the password of the file.
 func TestRemoteDesktop(t *testing.T) {
 	t.Parallel()

@@ -18,11 +18,14 @@ const (
 	confirmSure = 30 * time.Second
 	// confirmAgain is the time between two questions for a job that Core has denied.
 	confirmAgain = time.Minute
+	// confirmFailed is the same for one that Core has not answered about.
+	confirmFailed = 10 * time.Second
 	// deniedTimes and deniedFor: then Core does not have it (contract 20 section 3.4).
 	deniedTimes, deniedFor = 3, 5 * time.Minute
 	confirmEvery           = time.Second
 	confirmAtOnce          = 50   // jobs of which Core is asked whose they are
 	confirmBatch           = 1000 // jobs of which Core is asked whether they exist
+	confirmFailures        = 3    // questions that may fail in one pass
 )
 
 // confirm asks Core for jobs of which it is not certain that Core has them, until ctx ends.
@@ -61,7 +64,7 @@ func (s *Service) confirmSome(ctx context.Context) error {
 	for i := range waiting {
 		j := &waiting[i]
 		switch age := now.Sub(j.SubmittedAt); {
-		case j.CoreMisses > 0 && now.Sub(j.CoreChecked) < confirmAgain, j.CoreKnown == 0 && age < confirmFirst,
+		case j.CoreMisses > 0 && now.Sub(j.CoreChecked) < confirmAgain, j.CoreKnown == 0 && now.Sub(j.CoreChecked) < confirmFailed, j.CoreKnown == 0 && age < confirmFirst,
 			j.CoreKnown == 1 && j.CoreMisses == 0 && age < confirmSure:
 		case j.CoreKnown == 0 && len(whose) < confirmAtOnce:
 			whose = append(whose, *j)
@@ -69,12 +72,35 @@ func (s *Service) confirmSome(ctx context.Context) error {
 			there = append(there, *j)
 		}
 	}
+	var problems []error
+	failed := 0
 	for i := range whose {
-		if err := s.confirmOwner(ctx, &whose[i]); err != nil {
-			return err
+		err := s.confirmOwner(ctx, &whose[i])
+		if err == nil {
+			continue
+		}
+		problems = append(problems, err)
+		if ctx.Err() == nil {
+			// It may be this one job that Core cannot answer about: the others come first from now on.
+			problems = append(problems, s.askLater(ctx, &whose[i]))
+		}
+		if failed++; failed >= confirmFailures || ctx.Err() != nil {
+			return errors.Join(problems...)
 		}
 	}
-	return s.confirmExistence(ctx, there)
+	return errors.Join(append(problems, s.confirmExistence(ctx, there))...)
+}
+
+// askLater notes that Core has not answered about a job.
+func (s *Service) askLater(ctx context.Context, asked *store.Job) error {
+	return s.change(ctx, func(tx *store.Tx) (*store.Job, error) {
+		j, err := tx.Job(asked.Key)
+		if err != nil || j.Submission != store.JobSubmitted {
+			return nil, ignoreGone(err)
+		}
+		j.CoreChecked = s.o.Now()
+		return &j, nil
+	})
 }
 
 // confirmOwner asks Core whose a job is. Nothing is said to Core about it before.

@@ -117,6 +117,31 @@ func TestLostAtCore(t *testing.T) {
 	}
 }
 
+// Jobs that Core cannot answer about do not hold up the others.
+func TestPoisonAtCore(t *testing.T) {
+	t.Parallel()
+	w := sqlite(t)
+	for _, id := range []string{"11", "12", "13", "14", "15"} {
+		w.submit(id)
+	}
+	w.core.set(func(c *fakeCore) { c.poison = map[string]bool{"11": true, "12": true, "13": true, "14": true} })
+	for range 2 {
+		w.pass(5 * time.Second)
+		if err := w.confirmSome(t.Context()); err == nil {
+			t.Error("no error")
+		}
+	}
+	if r := w.row("15", adaID); r.CoreKnown == 0 {
+		t.Errorf("not confirmed: %+v", r)
+	}
+	w.core.set(func(c *fakeCore) { c.poison = nil })
+	w.pass(confirmFailed)
+	w.tellCore()
+	if r := w.row("11", adaID); r.CoreKnown == 0 || r.CoreMisses != 0 {
+		t.Errorf("not confirmed: %+v", r)
+	}
+}
+
 // Core does not answer, or has the job again: nothing is cancelled.
 func TestNotLostAtCore(t *testing.T) {
 	t.Parallel()

@@ -189,6 +189,7 @@ type fakeCore struct {
 	dislike    string
 	calls      int
 	registered int
+	poison     map[string]bool // jobs about which Core fails
 }
 
 func (c *fakeCore) set(change func(c *fakeCore)) {
@@ -252,6 +253,9 @@ func (c *fakeCore) RetrieveJob(_ context.Context, id string) (providerapi.Job, e
 	c.calls++
 	if c.err != nil {
 		return providerapi.Job{}, c.err
+	}
+	if c.poison[id] {
+		return providerapi.Job{}, &coreapi.StatusError{Status: 500, Why: "Internal error"}
 	}
 	j := c.jobs[id]
 	if j == nil {

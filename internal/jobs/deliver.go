@@ -17,6 +17,8 @@ const (
 	putOff = time.Minute
 	// lookAgain is how often it is looked for updates although nobody has said that there are any: some were put off.
 	lookAgain = 15 * time.Second
+	// deliverFailures is after how many failures of Core in one batch it is Core that has a problem.
+	deliverFailures = 3
 )
 
 // deliver tells Core what there is to tell until ctx ends.
@@ -81,7 +83,9 @@ func (s *Service) deliverSome(ctx context.Context) (more bool, err error) {
 			due = slices.DeleteFunc(due, func(u store.JobUpdate) bool { return u.Job == id })
 			continue
 		}
-		if status := coreapi.Status(err); status != http.StatusNotFound && status != http.StatusBadRequest {
+		switch coreapi.Status(err) {
+		case http.StatusNotFound, http.StatusBadRequest, http.StatusInternalServerError:
+		default:
 			return false, err
 		}
 		return full, s.deliverEach(ctx, due)
@@ -98,9 +102,10 @@ func (s *Service) send(ctx context.Context, due []store.JobUpdate) error {
 }
 
 // deliverEach sends the updates of each job by themselves, since Core does not say which one it dislikes. One that is refused
-// for what it says would be refused for ever, so it is dropped.
+// for what it says would be refused for ever, so it is dropped. A job that Core fails of is set aside for a while.
 func (s *Service) deliverEach(ctx context.Context, due []store.JobUpdate) error {
 	set := map[string]bool{} // jobs of which nothing more is said now
+	failed := 0
 	for i := range due {
 		one := due[i : i+1]
 		if set[one[0].Job] {
@@ -111,6 +116,13 @@ func (s *Service) deliverEach(ctx context.Context, due []store.JobUpdate) error 
 		case err == nil:
 			err = s.taken(ctx, one)
 		case status == http.StatusNotFound:
+			set[one[0].Job] = true
+			err = s.putOff(ctx, one, one[0].Job)
+		case status == http.StatusInternalServerError:
+			if failed++; failed >= deliverFailures {
+				return err // it is not the job
+			}
+			s.log.Error("Core fails of what it is told about a job; it is tried again later", "job", one[0].Job, "error", err)
 			set[one[0].Job] = true
 			err = s.putOff(ctx, one, one[0].Job)
 		case status == http.StatusBadRequest:

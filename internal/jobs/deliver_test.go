@@ -142,6 +142,43 @@ func TestPoisonAtCore(t *testing.T) {
 	}
 }
 
+// An update that Core fails of does not keep those of other jobs from being told, and is told later.
+func TestPoisonUpdate(t *testing.T) {
+	t.Parallel()
+	w := sqlite(t)
+	first, second := w.submit("11"), w.submit("12")
+	w.pass(confirmFirst)
+	if err := w.confirmSome(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.core.set(func(c *fakeCore) { c.poison = map[string]bool{"11": true} })
+	w.flush()
+	w.expect("11", `[]`)
+	w.expect("12", `["Submitted to Slurm as job `+second+`" "folder /7/ucloud-jobs/12"]`)
+	w.core.set(func(c *fakeCore) { c.poison = nil })
+	w.pass(putOff)
+	w.tellCore()
+	w.expect("11", `["Submitted to Slurm as job `+first+`" "folder /7/ucloud-jobs/11"]`)
+
+	// If Core fails of everything, it is asked less, not for each job.
+	w.slurm.run(first, "c1")
+	w.slurm.run(second, "c1")
+	for _, id := range []string{"13", "14", "15", "16", "17"} {
+		w.submit(id)
+	}
+	w.pass(confirmFirst)
+	w.look()
+	if err := w.confirmSome(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.core.set(func(c *fakeCore) {
+		c.err, c.calls = &coreapi.StatusError{Status: 500, Why: "Internal error"}, 0
+	})
+	if _, err := w.deliverSome(t.Context()); err == nil || w.core.calls != 1+deliverFailures {
+		t.Errorf("%v after %d calls", err, w.core.calls)
+	}
+}
+
 // Core does not answer, or has the job again: nothing is cancelled.
 func TestNotLostAtCore(t *testing.T) {
 	t.Parallel()

@@ -209,6 +209,9 @@ func (c *fakeCore) UpdateJobs(_ context.Context, items []providerapi.JobUpdateIt
 		if c.jobs[i.ID] == nil {
 			return &coreapi.StatusError{Status: 404, Why: "Not found or permission denied (" + i.ID + ")"}
 		}
+		if c.poison[i.ID] {
+			return &coreapi.StatusError{Status: 500, Why: "Internal error"}
+		}
 	}
 	for _, i := range items {
 		if c.dislike != "" && i.Update.Status != nil && *i.Update.Status == c.dislike {

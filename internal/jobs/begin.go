@@ -25,6 +25,9 @@ const (
 	settling = time.Minute
 	// maxBegun is how many submissions of one account may be under way.
 	maxBegun = 64
+	// maxUnconfirmed is how many submitted jobs of one account may wait for Core's word that they are the account's: Core is
+	// asked about each, and those of others wait behind them.
+	maxUnconfirmed = 1000
 )
 
 // idForm is what may be an id of a job: it goes into comments and names of folders.
@@ -195,13 +198,16 @@ func (s *Service) insertBegun(tx *store.Tx, row *store.Job, user ident.UCloudUse
 	if err != nil {
 		return err
 	}
-	n := 0
+	begun, unconfirmed := 0, 0
 	for i := range open {
-		if open[i].Submission == store.JobBegun {
-			n++
+		switch {
+		case open[i].Submission == store.JobBegun:
+			begun++
+		case open[i].CoreKnown == 0:
+			unconfirmed++
 		}
 	}
-	if n >= maxBegun {
+	if begun >= maxBegun || unconfirmed >= maxUnconfirmed {
 		return failure.New(failure.TooMany, "Too many jobs are being submitted. Try again in a few minutes.")
 	}
 	now := s.o.Now()

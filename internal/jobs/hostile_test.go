@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -210,5 +211,38 @@ func TestForgedComment(t *testing.T) {
 	w.look()
 	if r := w.row("11", adaID); r.Submission != store.JobSubmitted || r.EngineID != id {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A program that invents jobs cannot keep Core from being asked about those of others.
+func TestInventedJobs(t *testing.T) {
+	t.Parallel()
+	w := sqlite(t)
+	w.update(func(tx *store.Tx) error {
+		for i := range maxUnconfirmed {
+			n := strconv.Itoa(i)
+			if _, err := tx.InsertJob(store.Job{
+				ID: "x" + n, UID: adaID, CreatedBy: ada, Owner: ident.Owner{User: ada}, Engine: ipcapi.EngineSlurm, Submission: store.JobSubmitted,
+				EngineID: "8" + n, State: providerapi.JobInQueue, CreatedAt: w.clock(), SubmittedAt: w.clock(),
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	w.core.create("11", ada, ident.Owner{User: ada})
+	if _, err := w.own("11"); !failure.Is(err, failure.TooMany) {
+		t.Errorf("another one: %v", err)
+	}
+	w.update(func(tx *store.Tx) error { // Core has confirmed one
+		j, err := tx.JobOf("x1", adaID)
+		if err != nil {
+			return err
+		}
+		j.CoreKnown = 1
+		return tx.UpdateJob(j)
+	})
+	if _, err := w.own("11"); err != nil {
+		t.Error(err)
 	}
 }

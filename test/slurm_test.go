@@ -34,6 +34,7 @@ type cluster struct {
 // computeSettings are what tests of jobs differ in.
 type computeSettings struct {
 	slurm string // more of the section slurm
+	poll  string // its section poll; empty: jobs are looked at every second
 	tls   bool
 }
 
@@ -41,6 +42,9 @@ type computeSettings struct {
 func newCluster(t *testing.T, set computeSettings) *cluster {
 	t.Helper()
 	c := &cluster{t: t, slurm: slurmkit.Start(t)}
+	if set.poll == "" {
+		set.poll = "jobs: 1s, usage: 5s"
+	}
 	c.world = newWorld(t, settings{tls: set.tls, firstID: int(time.Now().UnixMilli() % 1e9), services: func(w *world) string {
 		// Added before anything else that is cleaned up, so that jobs are ended while their user exists.
 		c.account, c.project = c.slurm.AccountName(t), c.slurm.AccountName(t)
@@ -62,7 +66,7 @@ services:
         work: { entity: Project, pattern: "%[7]s/projects/#{localGroupName}", title: Work }
   slurm:
     binaries: %[3]s
-    poll: { jobs: 1s, usage: 5s }
+    poll: { %[9]s }
     accountManagement:
       accounting: { type: Automatic }
       accountMapper: { type: Pattern, users: "%[4]s", projects: "%[8]s" }
@@ -74,7 +78,7 @@ services:
         cpu: [1, 16]
         memory: [1, 8]
         maxTime: 2h
-%[6]s`, category, w.homePattern(), c.slurm.Binaries(t), c.account, machines, set.slurm, w.base, c.project)
+%[6]s`, category, w.homePattern(), c.slurm.Binaries(t), c.account, machines, set.slurm, w.base, c.project, set.poll)
 	}})
 	for _, kind := range []string{providerapi.ApplicationBatch, providerapi.ApplicationWeb, providerapi.ApplicationVNC} {
 		c.must(c.core.AddApplication(shellApp(kind)))

@@ -18,12 +18,17 @@ func (s *Service) find(ctx context.Context, r *ipc.Request, q ipcapi.JobRef) (ip
 	return s.Visible(ctx, r.Grant.User, r.Peer.UID(), q.ID)
 }
 
-// watch sends a job after each change, until it has ended.
 func (s *Service) watch(ctx context.Context, r *ipc.Request, q ipcapi.JobRef, send func(ipcapi.JobRecord, ...*os.File) error) error {
-	changed, stop := s.watcher(q.ID)
+	return s.Watch(ctx, r.Grant.User, r.Peer.UID(), q.ID, func(rec ipcapi.JobRecord) error { return send(rec) })
+}
+
+// Watch sends a job as the user may see it, and again after each change, until it has ended. Slurm is not asked for it: who
+// watches costs nothing there (BenchmarkWatched).
+func (s *Service) Watch(ctx context.Context, user ident.UCloudUser, uid ident.UID, id string, send func(ipcapi.JobRecord) error) error {
+	changed, stop := s.watcher(id)
 	defer stop()
 	for {
-		rec, err := s.Visible(ctx, r.Grant.User, r.Peer.UID(), q.ID)
+		rec, err := s.Visible(ctx, user, uid, id)
 		if err != nil {
 			return err
 		}

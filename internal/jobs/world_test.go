@@ -19,10 +19,12 @@ import (
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/store"
+	"ucloud-im/internal/testkit/slurmfake"
 	"ucloud-im/internal/testkit/storetest"
 )
 
 func TestMain(m *testing.M) {
+	slurmfake.RunIfFake()
 	_ = flag.Set("rapid.checks", "12") // each has a database of its own; the command line has the last word
 	goleak.VerifyTestMain(m)
 }

@@ -64,6 +64,24 @@ func BenchmarkRound(b *testing.B) {
 	b.ReportMetric(peak(b), "peak-MiB")
 }
 
+// BenchmarkRoundAccounting is the other half of a look: the same jobs as sacct has them.
+func BenchmarkRoundAccounting(b *testing.B) {
+	c := slurm.New(slurm.Options{Binaries: slurmfake.Install(b, many)})
+	b.ReportAllocs()
+	resetPeak(b)
+	for b.Loop() {
+		states := make(map[slurm.JobID]string)
+		err := c.Accounting(b.Context(), slurm.AccountingQuery{}, func(j slurm.Job) error {
+			states[j.ID] = j.State
+			return nil
+		})
+		if err != nil || len(states) != many {
+			b.Fatal(len(states), err)
+		}
+	}
+	b.ReportMetric(peak(b), "peak-MiB")
+}
+
 // resetPeak makes the kernel forget how much memory the process has had before.
 func resetPeak(b *testing.B) {
 	b.Helper()

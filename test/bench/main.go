@@ -2,7 +2,8 @@
 
 // Command bench measures the whole system as it runs at a site and prints each figure beside its target: cold starts
 // through sudo, many users at once, what idle instances cost, what the gateway adds, uploads, downloads, copies, deletions
-// and searches beside what plain tools need, and a directory of a million entries. `make bench` runs it.
+// and searches beside what plain tools need, a directory of a million entries, and jobs: a look at a large cluster, states
+// of a real Slurm at Core, key strokes in a terminal beside ssh, logs. `make bench` runs it.
 //
 // It starts the real programs with the simulated Core. As root it makes a service account, a sudo rule and several
 // hundred users, in a private copy of /etc where that is possible, and removes them at the end, also when it is
@@ -23,6 +24,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -36,6 +38,7 @@ func main() {
 		return
 	}
 	withPrivateEtc()
+	keepOutside()
 	// The signals stay caught until the end, so that a second Ctrl-C does not interrupt the cleaning up. SIGPIPE is
 	// among them because `make bench | head` must clean up as well.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
@@ -79,7 +82,7 @@ func (b *bench) span(full, small time.Duration) time.Duration {
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	jsonFile := flags.String("json", "", "also write the figures to this file")
-	quick := flags.Bool("quick", os.Getenv("BENCH_QUICK") == "1", "a smoke test of a minute; the figures mean little")
+	quick := flags.Bool("quick", os.Getenv("BENCH_QUICK") == "1", "a smoke test of three minutes; the figures mean little")
 	bin := flags.String("bin", "bin", "directory with ucloud and ucloud-user")
 	only := flags.String("only", "", "measure only the parts whose name matches this regular expression")
 	strict := flags.Bool("strict", false, "fail if a target is not met")
@@ -145,31 +148,54 @@ func (b *bench) measure(ctx context.Context) (err error) {
 	}
 	part("single operations", func() error { return b.micro(ctx) })
 	part("cluster", func() error { return b.cluster(ctx) })
+	for _, p := range b.jobParts() {
+		if os.Geteuid() != 0 && b.only.MatchString(p.name) {
+			b.skip(p.name, fmt.Sprintf("needs root, to make accounts; this is uid %d", os.Getuid()))
+			continue
+		}
+		part(p.name, func() error { return p.run(ctx) })
+	}
+	if !b.needsWorld() {
+		return errors.Join(append(errs, ctx.Err())...)
+	}
 
 	w, err := newWorld(ctx, b)
 	defer func() { err = errors.Join(err, w.close()) }()
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	withAccounts := []struct {
-		name string
-		run  func(context.Context, *world) error
-	}{
-		{"cold start of an instance through sudo", b.coldStart},
-		{"100 users in the same moment", b.burst},
-		{"memory and CPU of idle instances", b.idle},
-	}
-	for _, p := range withAccounts {
-		if w.site == nil {
+	for _, p := range b.worldParts() {
+		if p.accounts && w.site == nil {
 			b.skip(p.name, fmt.Sprintf("needs root, to make accounts; this is uid %d", os.Getuid()))
 			continue
 		}
 		part(p.name, func() error { return p.run(ctx, w) })
 	}
-	part("latency added by the gateway", func() error { return b.latency(ctx, w) })
-	for _, p := range b.storageParts() {
-		part(p.name, func() error { return p.run(ctx, w) })
-	}
-	part("large directory", func() error { return b.directory(ctx, w) })
 	return errors.Join(append(errs, ctx.Err())...)
+}
+
+// worldPart is a part that is measured in a world.
+type worldPart struct {
+	name     string
+	accounts bool // it needs several
+	run      func(context.Context, *world) error
+}
+
+// worldParts are all of them, in the order in which they run.
+func (b *bench) worldParts() []worldPart {
+	parts := []worldPart{
+		{"cold start of an instance through sudo", true, b.coldStart},
+		{"100 users in the same moment", true, b.burst},
+		{"memory and CPU of idle instances", true, b.idle},
+		{"latency added by the gateway", false, b.latency},
+	}
+	for _, p := range b.storageParts() {
+		parts = append(parts, worldPart{p.name, false, p.run})
+	}
+	return append(parts, worldPart{"large directory", false, b.directory})
+}
+
+// needsWorld tells whether any part is wanted that needs a world, which takes a while to make.
+func (b *bench) needsWorld() bool {
+	return slices.ContainsFunc(b.worldParts(), func(p worldPart) bool { return b.only.MatchString(p.name) })
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -53,12 +54,24 @@ type micro struct {
 // compileTests builds the test binaries of all packages whose benchmarks are called.
 func (b *bench) compileTests(ctx context.Context) error {
 	var errs []error
-	packages := []string{"slurm"}
-	for _, m := range micros {
-		packages = append(packages, m.pkg)
+	var packages []string
+	if b.only.MatchString("cluster") {
+		packages = append(packages, "slurm", "jobs")
+	}
+	if b.only.MatchString("single operations") {
+		for _, m := range micros {
+			packages = append(packages, m.pkg)
+		}
+	}
+	if slices.ContainsFunc(b.jobParts(), func(p jobPart) bool { return b.only.MatchString(p.name) }) {
+		packages = append(packages, figuresPackage)
 	}
 	for _, pkg := range packages {
-		cmd := command(ctx, "go", "test", "-c", "-o", b.testBinary(pkg), "./internal/"+pkg)
+		args := []string{"test", "-c", "-o", b.testBinary(pkg), "./internal/" + pkg}
+		if pkg == figuresPackage {
+			args = []string{"test", "-c", "-tags", "e2e,bench", "-o", b.testBinary(pkg), "./test"}
+		}
+		cmd := command(ctx, "go", args...)
 		cmd.Dir = b.root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil && ctx.Err() == nil {

@@ -8,12 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
 // privateEnv tells the program that it has a private /etc already: why not, if it could not have one.
 const privateEnv = "BENCH_PRIVATE_ETC"
+
+// outsideEnv is the descriptor of the mount namespace in which the program was started.
+const outsideEnv = "BENCH_OUTSIDE"
 
 // withPrivateEtc starts the program again with a copy of /etc that only it and its children see. Then the hundreds of
 // accounts never exist for the rest of the machine, nothing is left of them even after kill -9, and other programs that
@@ -29,9 +33,10 @@ func withPrivateEtc() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	why := "yes"
+	outside, nsErr := unix.Open("/proc/self/ns/mnt", unix.O_RDONLY, 0) // stays open in the new program
 	self, err := os.Executable()
 	if err == nil {
-		err = copyEtc()
+		err = errors.Join(nsErr, copyEtc())
 	}
 	if err != nil {
 		why = err.Error()
@@ -39,9 +44,26 @@ func withPrivateEtc() {
 	if self == "" {
 		return
 	}
-	err = unix.Exec(self, os.Args, append(os.Environ(), privateEnv+"="+why))
+	err = unix.Exec(self, os.Args, append(os.Environ(), privateEnv+"="+why, outsideEnv+"="+strconv.Itoa(outside)))
 	fmt.Fprintln(os.Stderr, "bench: start again:", err)
 	os.Exit(1)
+}
+
+// outside gives the program and first arguments that run a command with the real /etc, in a directory: accounts that other
+// programs of the machine are to know must be there.
+func outside(dir string) []string {
+	run := []string{"env", "--chdir=" + dir}
+	if fd := os.Getenv(outsideEnv); fd != "" {
+		run = append([]string{"nsenter", fmt.Sprintf("--mount=/proc/%d/fd/%s", os.Getpid(), fd), "--"}, run...)
+	}
+	return run
+}
+
+// keepOutside keeps the descriptor of [outside] from programs that are started.
+func keepOutside() {
+	if fd, err := strconv.Atoi(os.Getenv(outsideEnv)); err == nil {
+		unix.CloseOnExec(fd)
+	}
 }
 
 // copyEtc makes a mount namespace in which a copy of /etc in memory stands in place of the real one.

@@ -16,7 +16,10 @@ import (
 	"testing"
 )
 
-const countFile = "jobs"
+const (
+	countFile = "jobs"
+	callsFile = "calls-" // and the program's name: a byte for each time that it ran
+)
 
 // Install makes a directory with the programs for a cluster of n jobs, for the option of that name.
 func Install(t testing.TB, n int) (binaries string) {
@@ -37,22 +40,45 @@ func Install(t testing.TB, n int) (binaries string) {
 	return dir
 }
 
+// Calls tells how often a program in the directory of [Install] has run.
+func Calls(t testing.TB, binaries, program string) int {
+	t.Helper()
+	st, err := os.Stat(filepath.Join(binaries, callsFile+program))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(st.Size())
+}
+
 // RunIfFake does the work of squeue or sacct and ends the process, if it was started under that name.
 func RunIfFake() {
-	var err error
-	switch filepath.Base(os.Args[0]) {
-	case "squeue":
-		err = squeue()
-	case "sacct":
-		err = sacct()
-	default:
+	name := filepath.Base(os.Args[0])
+	run, ok := map[string]func() error{"squeue": squeue, "sacct": sacct}[name]
+	if !ok {
 		return
+	}
+	err := called(name)
+	if err == nil {
+		err = run()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// called notes that a program has run.
+func called(name string) error {
+	f, err := os.OpenFile(filepath.Join(filepath.Dir(os.Args[0]), callsFile+name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(".")
+	return errors.Join(err, f.Close())
 }
 
 func count() (int, error) {

@@ -37,17 +37,15 @@ func TestSlurmOutages(t *testing.T) {
 				}
 				o.Restore()
 			})
-			// The pauses of the monitor have become longer with every round that failed.
-			for end := time.Now().Add(recovery); !c.at(id).Status.State.Final(); time.Sleep(200 * time.Millisecond) {
+			// The pauses of the monitor have become longer with every round that failed, and slurmctld hands in late what
+			// slurmdbd has missed.
+			for end := time.Now().Add(recovery); !c.at(id).Status.State.Final() || c.inSlurm(id) == 0; time.Sleep(time.Second) {
 				if time.Now().After(end) {
-					t.Fatalf("%v after the outage the job is %s, told:\n%s", recovery, c.at(id).Status.State, told(c.at(id)))
+					t.Fatalf("%v after the outage the job is %s and %d times in sacct, told:\n%s", recovery, c.at(id).Status.State, c.inSlurm(id), told(c.at(id)))
 				}
 			}
-			if j := c.at(id); states(j) != "RUNNING SUCCESS" {
-				t.Errorf("states %s, told:\n%s", states(j), told(j))
-			}
-			if n := c.inSlurm(id); n != 1 {
-				t.Errorf("the job was submitted %d times", n)
+			if j, n := c.at(id), c.inSlurm(id); states(j) != "RUNNING SUCCESS" || n != 1 {
+				t.Errorf("states %s, submitted %d times, told:\n%s", states(j), n, told(j))
 			}
 		})
 	}

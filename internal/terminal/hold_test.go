@@ -449,3 +449,33 @@ func TestHolderProtocol(t *testing.T) {
 	b.input("echo al'ive'\r")
 	b.until("alive")
 }
+
+// TestSizeIsToldAgain: a program that relays the shell and misses a change of the size hears of it later.
+func TestSizeIsToldAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	name, err := w.svc.holders.start(t.Context(), order{
+		Key: "relay", Relay: true, Path: "/bin/bash", Cols: 80, Rows: 24, Env: os.Environ(),
+		Args: []string{"bash", "-c", "trap '' WINCH; echo deaf; read -r; trap 'stty size' WINCH; while :; do sleep 0.1; done"},
+	}, nil)
+	must(t, err)
+	c, err := w.svc.holders.attach(t.Context(), name, size{80, 24})
+	must(t, err)
+	defer c.Close() //nolint:errcheck // it ends the shell
+	must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+	var out strings.Builder
+	until := func(text string) {
+		buf := make([]byte, maxFrame)
+		for !strings.Contains(out.String(), text) {
+			_, p, err := readFrame(c, buf)
+			if err != nil {
+				t.Fatalf("waiting for %q: %v, output %q", text, err, out.String())
+			}
+			out.Write(p)
+		}
+	}
+	until("deaf")
+	_, err = c.Write(appendFrame(appendFrame(nil, kindResize, size{111, 33}.append(nil)), kindInput, []byte("\n")))
+	must(t, err)
+	until("33 111")
+}

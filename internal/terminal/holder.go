@@ -37,6 +37,9 @@ type order struct {
 	Cols   uint16   `json:"cols"`
 	Rows   uint16   `json:"rows"`
 
+	// Relay is a program that brings a shell from elsewhere and has to pass the size on.
+	Relay bool `json:"relay,omitempty"`
+
 	DetachMs int64 `json:"detachMs"` // how long nobody may be attached; 0: it ends with the connection
 	IdleMs   int64 `json:"idleMs"`   // how long there may be neither input nor output; 0: any time
 	MaxMs    int64 `json:"maxMs"`    // how long it may be at all; 0: any time
@@ -123,7 +126,8 @@ type holder struct {
 	used    time.Time     // the last input or output
 	started time.Time
 	size    size
-	closed  bool // the connection must not be replaced any more
+	again   *time.Timer // tells of the size once more
+	closed  bool        // the connection must not be replaced any more
 }
 
 func hold() error {
@@ -468,9 +472,47 @@ func (h *holder) resize(z size, redraw bool) {
 	h.mu.Unlock()
 	if !same {
 		setSize(h.tty, z) //nolint:errcheck // the shell has ended
+		if h.o.Relay {
+			h.tellAgain()
+		}
 		return
 	}
-	if group := foregroundOf(h.tty); redraw && group > 1 {
+	if redraw {
+		h.tellSize()
+	}
+}
+
+// tellSize has the programs in the terminal look at its size.
+func (h *holder) tellSize() {
+	if group := foregroundOf(h.tty); group > 1 {
 		unix.Kill(-group, unix.SIGWINCH) //nolint:errcheck // it may be gone
 	}
+}
+
+// sizeAgain is how long after a change of the size it is told once more, and sizeTimes how often, each time after twice as long.
+const (
+	sizeAgain = 300 * time.Millisecond
+	sizeTimes = 5
+)
+
+// tellAgain tells of the size a few times more: srun forgets a change that comes while its connection to the node is made, and
+// then the shell would keep the old size for ever.
+func (h *holder) tellAgain() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.again != nil {
+		h.again.Stop()
+	}
+	pause, left := sizeAgain, sizeTimes
+	var t *time.Timer
+	t = time.AfterFunc(pause, func() {
+		h.tellSize()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if left--; left > 0 && h.again == t {
+			pause *= 2
+			t.Reset(pause)
+		}
+	})
+	h.again = t
 }

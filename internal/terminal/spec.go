@@ -147,6 +147,7 @@ func (s *Service) orderFor(ctx context.Context, set *config, t *ticket, z size) 
 		s.loginShell(set, &o)
 		return o, os.NewFile(uintptr(fd), rec.Folder), nil
 	case ipcapi.EngineSlurm:
+		o.Relay = true
 		if o.Path, o.Args, err = s.remoteShell(set, &rec, t.Rank); err != nil {
 			return o, nil, err
 		}

@@ -323,7 +323,7 @@ func TestSessions(t *testing.T) {
 		return providerapi.OpenSession{Type: "web", JobID: c.Record.ID, Rank: c.Rank, RedirectClientTo: "https://app"}, nil
 	}
 	inst := newInstance(t, func(b *bench) {
-		b.o.Openers = map[providerapi.SessionType]Opener{providerapi.SessionWeb: open}
+		b.o.Openers = map[providerapi.SessionType]Opener{providerapi.SessionWeb: open, providerapi.SessionShell: open}
 		b.o.OpenFolder = open
 		if err := os.WriteFile(filepath.Join(b.drive, "file"), nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -354,7 +354,8 @@ func TestSessions(t *testing.T) {
 		"no opener":      {item("1", "0", "VNC"), 400},
 		"no such kind":   {item("1", "0", "SSH"), 400},
 		"ended":          {item("2", "0", "WEB"), 400},
-		"another's":      {item("3", "0", "WEB"), 403},
+		"another's":      {item("3", "0", "WEB"), 200}, // a member of the job's workspace
+		"another's node": {item("3", "0", "SHELL"), 403},
 		"waiting":        {item("4", "0", "WEB"), 400},
 		"unknown":        {item("9", "0", "WEB"), 404},
 		"all fail":       {item("9", "0", "WEB") + "," + item("1", "7", "WEB"), 404},

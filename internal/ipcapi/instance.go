@@ -88,6 +88,7 @@ type Start struct {
 	Links     LinkSettings     `json:"links"`
 	Transfers TransferSettings `json:"transfers"`
 	Jobs      JobSettings      `json:"jobs"`
+	Intents   IntentSettings   `json:"intents"`
 }
 
 // FilesSettings are the settings of package files.

@@ -95,7 +95,7 @@ func (s *Service) Begin(ctx context.Context, m Method, user ident.UCloudUser) (r
 	if err != nil {
 		return "", fmt.Errorf("note the user %q: %w", user, err)
 	}
-	return m.Begin(ctx, user)
+	return m.Begin(ctx, Attempt{User: user})
 }
 
 // Unlinked ends the mapping because the user has disconnected at Core, which has forgotten the connection already. It

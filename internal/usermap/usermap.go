@@ -37,7 +37,15 @@ type Policy interface {
 type Method interface {
 	// Begin starts a proof for the user and gives the absolute URL to which the browser goes next. It answers within
 	// Core's limit of 5 s (contract 03 section 2.3).
-	Begin(ctx context.Context, user ident.UCloudUser) (redirectURL string, err error)
+	Begin(ctx context.Context, a Attempt) (redirectURL string, err error)
+}
+
+// Attempt is one press of "Connect" at UCloud.
+type Attempt struct {
+	User ident.UCloudUser // whom Core has named
+	// Key is the id of the signing key that the user's browser has uploaded on the way, "" for none. It must not be used
+	// for anything until the proof has succeeded, and then becomes usable in the transaction of [Service.Link].
+	Key string
 }
 
 // Core is what this package asks of UCloud/Core. Errors are those of package coreapi.

@@ -89,7 +89,8 @@ func NewMethod(o Options) (*Method, error) {
 func (m *Method) SelfService() bool { return m.o.SelfService }
 
 // Begin gives the user a new ticket, superseding older ones, and returns the URL of its page.
-func (m *Method) Begin(ctx context.Context, user ident.UCloudUser) (string, error) {
+func (m *Method) Begin(ctx context.Context, a usermap.Attempt) (string, error) {
+	user := a.User
 	if !m.allow(user) {
 		return "", failure.New(failure.TooMany, "You have started to connect very often. Please wait a minute")
 	}

@@ -320,7 +320,7 @@ func TestBeginIsLimited(t *testing.T) {
 	for range beginBurst {
 		w.begin(t, alice)
 	}
-	if _, err := w.m.Begin(t.Context(), alice); !failure.Is(err, failure.TooMany) {
+	if _, err := w.m.Begin(t.Context(), usermap.Attempt{User: alice}); !failure.Is(err, failure.TooMany) {
 		t.Fatalf("got %v", err)
 	}
 	w.begin(t, mary) // others are not affected

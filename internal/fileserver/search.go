@@ -13,6 +13,7 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/files"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/textstream"
 	"ucloud-im/internal/websock"
 )
 
@@ -116,9 +117,9 @@ func (s *server) sendBatch(ctx context.Context, ws *websock.Conn, stream, kind s
 // appendAnswer appends an answer to a search as JSON.
 func appendAnswer(b []byte, stream, kind string, batch []providerapi.File) []byte {
 	b = append(b, `{"type":"message","streamId":`...)
-	b = appendString(b, stream)
+	b = textstream.AppendString(b, stream)
 	b = append(b, `,"payload":{"type":`...)
-	b = appendString(b, kind)
+	b = textstream.AppendString(b, kind)
 	b = append(b, `,"batch":[`...)
 	for i := range batch {
 		if i > 0 {

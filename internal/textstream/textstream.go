@@ -67,17 +67,17 @@ func incomplete(p []byte) int {
 
 // AppendString appends s as a JSON string; invalid bytes become U+FFFD.
 func AppendString(dst []byte, s string) []byte {
-	return append(appendText(append(dst, '"'), []byte(s)), '"')
+	return append(appendText(append(dst, '"'), s), '"')
 }
 
 // appendText appends the inner part of a JSON string (RFC 8259 section 7).
-func appendText(b, s []byte) []byte {
+func appendText[T string | []byte](b []byte, s T) []byte {
 	const hex = "0123456789abcdef"
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]
 		if c >= utf8.RuneSelf {
-			r, size := utf8.DecodeRune(s[i:])
+			r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))])) // on the stack
 			if r == utf8.RuneError && size == 1 {
 				b = append(append(b, s[start:i]...), `\ufffd`...)
 				start = i + 1

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ func (l *loader) environment() {
 		l.checkLaunchGroup()
 		l.checkPrograms()
 		l.checkDriveRoots()
+		l.checkStaticFile()
 		l.checkBrandingFiles()
 	}
 }
@@ -114,6 +116,28 @@ func (l *loader) checkCoreKeys() {
 			if err := l.options.ParseKeys(data); err != nil {
 				l.errorf("CFG-5", key, "use an RSA public key of 2048 bits or more as PEM, DER or bare base64", "%s: %v", path, err)
 			}
+		}
+	}
+}
+
+// checkStaticFile makes sure that nobody but root and the service account decides who has which account. Whoever reads the
+// file checks again, by descriptor.
+func (l *loader) checkStaticFile() {
+	c := l.config.Services.Identity.Static
+	if c == nil || c.File == "" {
+		return
+	}
+	for at := string(c.File); ; at = filepath.Dir(at) {
+		st, err := os.Stat(at)
+		if err != nil {
+			return // reported as a file that is not there
+		}
+		if why := l.untrusted(st, l.config.Development.Enabled); why != "" {
+			l.errorf("SEC-1", "services.identityManagement.static.file", "chown root and chmod go-w "+at, "%s %s", at, why)
+			return
+		}
+		if at == "/" {
+			return
 		}
 	}
 }

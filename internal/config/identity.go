@@ -16,13 +16,14 @@ const (
 	IdentityLDAP     = "LDAP"
 	IdentityOIDC     = "OIDC"
 	IdentityScripted = "Scripted"
+	IdentityStatic   = "Static"
 	IdentityManual   = "Manual"
 )
 
 // Identity is the way from a UCloud user to a local account.
 type Identity struct {
 	// Type is one of the Identity constants. It is Manual for an unmanaged provider that names none.
-	Type          string            `key:"type" enum:"FreeIPA,LDAP,OIDC,Scripted,Manual" reload:"restart" need:"if managed" defaultDoc:"Manual when unmanaged" doc:"Manual and OIDC are the only values for an unmanaged provider."`
+	Type          string            `key:"type" enum:"FreeIPA,LDAP,OIDC,Scripted,Static,Manual" reload:"restart" need:"if managed" defaultDoc:"Manual when unmanaged" doc:"Manual, OIDC and Static are the only values for an unmanaged provider."`
 	Manual        Manual            `key:"manual" doc:"For type Manual."`
 	ProjectGroups string            `key:"projectGroups" enum:"fromBackend,scripted,off" defaultDoc:"by type: fromBackend for FreeIPA and LDAP, scripted for Scripted, otherwise off" doc:"Where the groups of projects come from."`
 	FreeIPA       *FreeIPA          `key:"freeipa" need:"for type FreeIPA" doc:"FreeIPA server."`
@@ -30,6 +31,7 @@ type Identity struct {
 	OIDC          *OIDC             `key:"oidc" need:"for type OIDC" doc:"Identity provider."`
 	LDAP          *LDAP             `key:"ldap" need:"for type LDAP" doc:"Directory, for sites without FreeIPA."`
 	Scripted      *ScriptedIdentity `key:"scripted" need:"for type Scripted, or projectGroups scripted" doc:"Extension scripts."`
+	Static        *StaticIdentity   `key:"static" need:"for type Static" doc:"A file that says who has which account."`
 	OnDisconnect  string            `key:"onDisconnect" enum:"keep,removeFromGroups,script" default:"removeFromGroups" doc:"What happens locally when a user disconnects or leaves a project."`
 	GroupCache    GroupCache        `key:"groupCache" doc:"Cache of the name service."`
 }
@@ -110,6 +112,18 @@ type ScriptedIdentity struct {
 	OnUserDisconnected Exec `key:"onUserDisconnected" defaultDoc:"none" doc:"A user disconnected or was removed."`
 	OnProjectUpdated   Exec `key:"onProjectUpdated" need:"for project groups" doc:"Makes the group of a project and sets its members; answers the gid."`
 	OnProjectArchived  Exec `key:"onProjectArchived" defaultDoc:"none" doc:"A project was archived, unarchived or deleted."`
+}
+
+// StaticIdentity is a file of the operator that says which account each user has.
+type StaticIdentity struct {
+	File Path `key:"file" need:"yes" exists:"file" doc:"Lines of the form UCloudUser: localname, see the operator guide. Owner root or the service account, not writable by others; read again when it changes."`
+}
+
+// ProvesUser tells whether a connection of this type takes something that only the user can do at the provider: a login, or
+// an operator who has made sure. Where it does not, UCloud alone could complete a connection, and so nobody can have a
+// signing key.
+func (i Identity) ProvesUser() bool {
+	return i.Type == IdentityManual || i.Type == IdentityOIDC
 }
 
 // GroupCache says how the cache of the name service is emptied after a group changed.

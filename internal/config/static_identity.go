@@ -11,10 +11,10 @@ func (l *loader) checkIdentity() {
 	case id.Type == "" && l.given(key+".type"):
 		return // not one of the types, reported already
 	case id.Type == "" && !c.Services.Unmanaged:
-		l.errorf("X-04", key+".type", "add type: FreeIPA | LDAP | OIDC | Scripted | Manual, or set services.unmanaged: true", "a managed provider needs a way to find users")
+		l.errorf("X-04", key+".type", "add type: FreeIPA | LDAP | OIDC | Scripted | Static | Manual, or set services.unmanaged: true", "a managed provider needs a way to find users")
 		return
-	case c.Services.Unmanaged && id.Type != IdentityManual && id.Type != IdentityOIDC:
-		l.errorf("X-03", key+".type", "use Manual or OIDC, or remove services.unmanaged", "identity type %s is not possible for an unmanaged provider", id.Type)
+	case c.Services.Unmanaged && id.Type != IdentityManual && id.Type != IdentityOIDC && id.Type != IdentityStatic:
+		l.errorf("X-03", key+".type", "use Manual, OIDC or Static, or remove services.unmanaged", "identity type %s is not possible for an unmanaged provider", id.Type)
 	}
 	if c.Services.Unmanaged && id.ProjectGroups != "off" && l.given(key+".projectGroups") {
 		l.errorf("X-03", key+".projectGroups", "remove it, or remove services.unmanaged", "an unmanaged provider has no project groups")
@@ -59,6 +59,7 @@ func (l *loader) checkIdentitySections(key string, id *Identity) {
 		{IdentityLDAP, "ldap", id.LDAP != nil},
 		{IdentityOIDC, "oidc", id.OIDC != nil},
 		{IdentityScripted, "scripted", id.Scripted != nil},
+		{IdentityStatic, "static", id.Static != nil},
 	} {
 		needed := id.Type == s.typ
 		switch {

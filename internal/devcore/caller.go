@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"time"
 
@@ -40,7 +41,7 @@ func (c *Core) Call(ctx context.Context, who ident.UCloudUser, method, path stri
 		}
 	}
 	for try := 0; ; try++ {
-		status, data, err := c.once(ctx, who, method, path, body)
+		status, data, err := c.once(ctx, who, method, path, body, intentsOf(ctx)...)
 		again := who != "" && try < 5 && (status == 449 || status == http.StatusServiceUnavailable)
 		if err != nil || !again {
 			return finish(status, data, err, response)
@@ -78,8 +79,16 @@ func finish(status int, data []byte, err error, response any) error {
 	return nil
 }
 
-// once makes one attempt. The 5 s limit covers the whole exchange. No Content-Type is sent.
-func (c *Core) once(ctx context.Context, who ident.UCloudUser, method, path string, body []byte) (int, []byte, error) {
+// once makes one attempt.
+func (c *Core) once(ctx context.Context, who ident.UCloudUser, method, path string, body []byte, intents ...string) (int, []byte, error) {
+	c.capture(Captured{User: who, Method: method, Path: path, Body: string(body), Intents: intents})
+	h := http.Header{}
+	addIntents(h, intents)
+	return c.exchange(ctx, who, method, path, body, h)
+}
+
+// exchange sends a request. The 5 s limit covers the whole exchange. No Content-Type is sent.
+func (c *Core) exchange(ctx context.Context, who ident.UCloudUser, method, path string, body []byte, more http.Header) (int, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.opt.ProviderURL+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
@@ -89,6 +98,7 @@ func (c *Core) once(ctx context.Context, who ident.UCloudUser, method, path stri
 		req.Header.Set(ident.HeaderUser, who.HeaderValue())
 	}
 	req.Header.Set("Accept-Encoding", "gzip")
+	maps.Copy(req.Header, more)
 	res, err := c.client.Do(req)
 	if err != nil {
 		return 0, nil, err

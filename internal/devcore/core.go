@@ -33,6 +33,13 @@ type Options struct {
 	// SameProviderTransfers allows transfers within the provider, as Core does in its development mode.
 	SameProviderTransfers bool
 
+	// Signing makes it forward what users have signed, and tell browsers that the provider wants it, as Core once did. Whoever
+	// is connected may then connect again, to upload the key of another browser.
+	Signing bool
+
+	// TakeOver makes it a Core in wrong hands, which forges requests on demand ([Core.Forge]).
+	TakeOver bool
+
 	// ConsoleKey is the password of every end user and opens the development calls. Without it any user of the machine
 	// who can reach the port could act as any end user; "" is for tests.
 	ConsoleKey string
@@ -79,6 +86,9 @@ type Core struct {
 	coreToken  cachedToken
 	tasks      []providerapi.Task // by id, from 1
 	jobs       jobStore
+
+	captured      []Captured
+	capturedSoFar int
 
 	tasksChanged chan struct{} // closed and replaced at each change of a task
 }

@@ -226,17 +226,25 @@ func TestControlBodies(t *testing.T) {
 	}
 }
 
-// TestPolicy: the page may talk to Core and, for uploads, to the provider's gateway, and run nothing but its own files.
+// TestPolicy: the page may talk to Core and, for uploads and with keys, to the provider's gateway, and run nothing but its
+// own files.
 func TestPolicy(t *testing.T) {
 	t.Parallel()
-	c, err := New(Options{Provider: "rec", ProviderURL: "https://provider.example:8443"})
+	testPolicy(t, Options{Provider: "rec", ProviderURL: "https://provider.example:8443"}, "connect-src 'self' wss://provider.example:8443;")
+	testPolicy(t, Options{Provider: "rec", ProviderURL: "https://provider.example:8443", Signing: true},
+		"connect-src 'self' wss://provider.example:8443 https://provider.example:8443;")
+}
+
+func testPolicy(t *testing.T, o Options, connect string) {
+	t.Helper()
+	c, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := httptest.NewRecorder()
 	c.Handler(fstest.MapFS{"index.html": {Data: []byte("<p>x")}}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
 	policy := w.Header().Get("Content-Security-Policy")
-	for _, want := range []string{"default-src 'self'", "connect-src 'self' wss://provider.example:8443;", "frame-ancestors 'none'", "base-uri 'none'", "object-src 'none'"} {
+	for _, want := range []string{"default-src 'self'", connect, "frame-ancestors 'none'", "base-uri 'none'", "object-src 'none'"} {
 		if !strings.Contains(policy, want) {
 			t.Errorf("%q lacks %q", policy, want)
 		}

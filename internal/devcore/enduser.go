@@ -41,6 +41,7 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 	c.handleFiles(mux)
 	c.handleTasks(mux)
 	c.handleJobs(mux)
+	c.handleTakeOver(mux)
 	// Development only.
 	mux.HandleFunc("GET /api/dev/state", c.development(c.serveState))
 	mux.HandleFunc("POST /api/dev/allocate", c.development(c.serveAllocate))
@@ -54,10 +55,14 @@ func (c *Core) Handler(console fs.FS) http.Handler {
 }
 
 // secure sets the headers that keep the console from being framed or from running anything but its own files.
-// Uploads go from the page straight to the provider's gateway, so its address is the one foreign one that it may talk to.
+// Uploads and the user's public key go from the page straight to the provider's gateway, so its address is the one foreign
+// one that it may talk to.
 func (c *Core) secure(h http.Handler) http.Handler {
-	policy := "default-src 'self'; connect-src 'self' " + socketURL(c.opt.ProviderURL) +
-		"; img-src 'self' data:; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+	provider := socketURL(c.opt.ProviderURL)
+	if c.opt.Signing {
+		provider += " " + c.opt.ProviderURL
+	}
+	policy := "default-src 'self'; connect-src 'self' " + provider + "; img-src 'self' data:; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", policy)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -128,7 +133,7 @@ func (c *Core) endUser(h func(w http.ResponseWriter, r *http.Request, who ident.
 			errorBody(w, http.StatusForbidden, "Forbidden")
 			return
 		}
-		h(w, r, who)
+		h(w, r.WithContext(c.withIntents(r.Context(), r.Header.Values(headerIntent)...)), who)
 	}
 }
 
@@ -177,7 +182,7 @@ func (c *Core) serveConnections(w http.ResponseWriter, _ *http.Request, who iden
 	}
 	page := providerapi.Page[entry]{ItemsPerPage: 1}
 	if c.hasAllocationFor(who) {
-		page.Items = append(page.Items, entry{Provider: c.opt.Provider, Connected: c.Connected(who), ProviderTitle: c.opt.Provider})
+		page.Items = append(page.Items, entry{Provider: c.opt.Provider, Connected: c.Connected(who), ProviderTitle: c.opt.Provider, RequiresMessageSigning: c.opt.Signing})
 	}
 	respond(w, http.StatusOK, page)
 }
@@ -187,7 +192,7 @@ func (c *Core) serveConnect(w http.ResponseWriter, r *http.Request, who ident.UC
 	case !c.hasAllocationFor(who):
 		errorBody(w, http.StatusForbidden, "You have no allocation at this provider")
 		return
-	case c.Connected(who):
+	case c.Connected(who) && !c.opt.Signing: // with another browser's key otherwise
 		errorBody(w, http.StatusForbidden, "You are already connected to this provider")
 		return
 	}

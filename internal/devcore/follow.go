@@ -45,7 +45,7 @@ func (c *Core) serveFollow(w http.ResponseWriter, r *http.Request) {
 		endSocket(r.Context(), user, req.StreamID, &CallError{StatusCode: http.StatusForbidden, Why: "Write permission is required"})
 		return
 	}
-	ctx, cancel := context.WithCancel(user.CloseRead(r.Context())) // ends when the end user leaves
+	ctx, cancel := context.WithCancel(user.CloseRead(c.withIntents(r.Context(), req.SignedIntent))) // ends when the end user leaves
 	defer cancel()
 	say := func(m followUpdate) error {
 		return send(ctx, user, socketMessage{Type: "message", StreamID: req.StreamID, Payload: m})
@@ -132,27 +132,10 @@ func (c *Core) readLog(ctx context.Context, provider *websocket.Conn, pieces cha
 // ignoredStream is the stream id that Core uses towards providers.
 const ignoredStream = "ignored"
 
-// openFollow connects to the provider as Core does.
+// openFollow asks the provider for the log of a job.
 func (c *Core) openFollow(ctx context.Context, who ident.UCloudUser, j fullJob) (*websocket.Conn, error) {
-	dialCtx, cancel := context.WithTimeout(ctx, c.opt.CallTimeout)
-	defer cancel()
-	conn, _, err := websocket.Dial(dialCtx, socketURL(c.opt.ProviderURL)+"/ucloud/jobs.provider."+c.opt.Provider+"/websocket?usernameHint="+userHint(who), &websocket.DialOptions{
-		HTTPClient: &http.Client{Transport: c.opt.Transport},
-		HTTPHeader: http.Header{"Authorization": {"Bearer " + c.ServiceToken()}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	conn.SetReadLimit(maxSocketMessage)
-	data, err := json.Marshal(socketRequest[map[string]any]{
+	return c.begin(ctx, who, "/ucloud/jobs.provider."+c.opt.Provider+"/websocket", socketRequest[map[string]any]{
 		Call: "jobs.provider." + c.opt.Provider + ".follow", StreamID: ignoredStream, Payload: map[string]any{"type": "init", "job": j},
+		SignedIntent: signed(ctx),
 	})
-	if err == nil {
-		err = writeFrames(dialCtx, conn, data)
-	}
-	if err != nil {
-		conn.CloseNow() //nolint:errcheck // the first error matters
-		return nil, err
-	}
-	return conn, nil
 }

@@ -25,6 +25,8 @@ type socketRequest[T any] struct {
 	Bearer   string  `json:"bearer"`
 	Project  *string `json:"project"`
 	Payload  T       `json:"payload"`
+
+	SignedIntent string `json:"signedIntent,omitempty"`
 }
 
 type socketMessage struct {
@@ -128,7 +130,7 @@ func (c *Core) serveSearch(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusNotFound, "This drive cannot be searched")
 		return
 	}
-	ctx := user.CloseRead(r.Context()) // ends when the end user stops the search
+	ctx := user.CloseRead(c.withIntents(r.Context(), req.SignedIntent)) // ends when the end user stops the search
 	provider, err := c.openSearch(ctx, who, drive, req.Payload)
 	if err != nil {
 		c.log.Warn("search at the provider", "error", err)
@@ -161,32 +163,13 @@ func (c *Core) serveSearch(w http.ResponseWriter, r *http.Request) {
 	_ = user.Close(websocket.StatusNormalClosure, "")
 }
 
-// openSearch connects to the provider as Core does: the user in the query, the token as a header, the request as the
-// first message.
+// openSearch asks the provider for a search.
 func (c *Core) openSearch(ctx context.Context, who ident.UCloudUser, d *providerapi.Drive, req searchRequest) (*websocket.Conn, error) {
-	dialCtx, cancel := context.WithTimeout(ctx, c.opt.CallTimeout)
-	defer cancel()
-	conn, _, err := websocket.Dial(dialCtx, socketURL(c.opt.ProviderURL)+c.filesPath("")+"?usernameHint="+userHint(who), &websocket.DialOptions{
-		HTTPClient: &http.Client{Transport: c.opt.Transport},
-		HTTPHeader: http.Header{"Authorization": {"Bearer " + c.ServiceToken()}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	conn.SetReadLimit(maxSocketMessage)
 	forward := searchForward{Query: req.Query, Owner: d.Owner, Flags: req.Flags, CurrentFolder: *req.CurrentFolder}
 	forward.Category.Name, forward.Category.Provider = d.Specification.Product.Category, d.Specification.Product.Provider
-	data, err := json.Marshal(socketRequest[searchForward]{
-		Call: "files.provider." + c.opt.Provider + ".streamingSearch", StreamID: "ignored", Payload: forward,
+	return c.begin(ctx, who, c.filesPath(""), socketRequest[searchForward]{
+		Call: "files.provider." + c.opt.Provider + ".streamingSearch", StreamID: ignoredStream, Payload: forward, SignedIntent: signed(ctx),
 	})
-	if err == nil {
-		err = writeFrames(dialCtx, conn, data)
-	}
-	if err != nil {
-		conn.CloseNow() //nolint:errcheck // the first error matters
-		return nil, err
-	}
-	return conn, nil
 }
 
 // writeFrames sends a message in frames of Core's size.

@@ -20,6 +20,9 @@ const (
 	HookDriveRemoved = "onDriveRemoved"
 )
 
+// HookUserConnected finds or makes the account of a user (contract 42 sections B.1 and B.2).
+const HookUserConnected = "onUserConnected"
+
 // HookOptions are one configured program (contract 42 SCR-1). Zero values mean the defaults of the hook.
 type HookOptions struct {
 	Name        string
@@ -58,6 +61,8 @@ var known = map[string]traits{
 	HookAccountMapper:    {needsReply: true, timeout: 15 * time.Second, concurrency: 4},
 	HookProjectUpdated:   {changes: true, timeout: 120 * time.Second, concurrency: 1},
 	HookUserDisconnected: {changes: true, timeout: 60 * time.Second, concurrency: 1},
+
+	HookUserConnected: {changes: true, needsReply: true, timeout: 60 * time.Second, concurrency: 1},
 
 	HookJobSubmit: {timeout: 10 * time.Second, concurrency: 4},
 	// Core gives up on a job after 5 s, in which it has to be submitted too: the 10 s of the contract are too long.

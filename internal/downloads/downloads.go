@@ -37,6 +37,7 @@ import (
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
 )
@@ -105,11 +106,13 @@ const (
 
 // Routes are the calls of the package. Creating a session is Core's; using one is for everybody who has its token.
 func (s *Service) Routes() []fileserver.Route {
+	rule := intent.Rule{Calls: []string{"files.createDownload"}, Owners: []string{"items[].resolvedCollection"}}
+	link := intent.Rule{Exempt: "browsers have the token of the download"}
 	return []fileserver.Route{
-		{Method: http.MethodPost, Path: "files/download", Class: hoptoken.ClassCore, MaxBody: createBody, Serve: s.serveCreate},
-		{Method: http.MethodGet, Path: "download", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.serve},
-		{Method: http.MethodHead, Path: "download", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.serve},
-		{Method: http.MethodOptions, Path: "download", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.servePreflight},
+		{Method: http.MethodPost, Path: "files/download", Class: hoptoken.ClassCore, MaxBody: createBody, Serve: s.serveCreate, Intent: rule},
+		{Method: http.MethodGet, Path: "download", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.serve, Intent: link},
+		{Method: http.MethodHead, Path: "download", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.serve, Intent: link},
+		{Method: http.MethodOptions, Path: "download", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.servePreflight, Intent: link},
 	}
 }
 

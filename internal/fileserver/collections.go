@@ -6,6 +6,7 @@ import (
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/hoptoken"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/providerapi"
 )
 
@@ -13,18 +14,23 @@ import (
 // there are is answered by the server.
 func (s *server) collectionRoutes() []Route {
 	const drives = "files/collections"
-	route := func(method, path string, serve func(http.ResponseWriter, *Call) error) Route {
-		return Route{Method: method, Path: path, Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: serve}
+	route := func(method, path string, serve func(http.ResponseWriter, *Call) error, rule intent.Rule) Route {
+		return Route{Method: method, Path: path, Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: serve, Intent: rule}
+	}
+	signed := func(call string, owners ...string) intent.Rule {
+		return intent.Rule{Calls: []string{call}, Owners: owners}
 	}
 	return []Route{
-		route(http.MethodPost, drives, s.createDrives),
-		route(http.MethodDelete, drives, bulk(s.files.DeleteDrives)),
-		route(http.MethodPost, drives+"/rename", bulk(s.files.RenameDrives)),
-		route(http.MethodPost, drives+"/updateAcl", bulk(s.updateACL)),
-		route(http.MethodPost, drives+"/onUpdatedLabels", s.noteDrives),
-		route(http.MethodPost, drives+"/verify", s.noteDrives),
-		route(http.MethodPost, "shares", refuseShares),
-		route(http.MethodDelete, "shares", refuseShares),
+		route(http.MethodPost, drives, s.createDrives, signed("files.collections.create", "items[]")),
+		route(http.MethodDelete, drives, bulk(s.files.DeleteDrives), signed("files.collections.delete", "items[]")),
+		route(http.MethodPost, drives+"/rename", bulk(s.files.RenameDrives), signed("files.collections.rename")),
+		route(http.MethodPost, drives+"/updateAcl", bulk(s.updateACL), signed("files.collections.updateAcl", "items[].resource")),
+		route(http.MethodPost, drives+"/onUpdatedLabels", s.noteDrives,
+			intent.Rule{Calls: []string{"files.collections.onUpdatedLabels", "files.collections.updateLabels"}, Unsigned: true, Owners: []string{"items[]"}}),
+		route(http.MethodPost, drives+"/verify", s.noteDrives,
+			intent.Rule{Calls: []string{"files.collections.verify"}, Unsigned: true, Owners: []string{"items[]"}}),
+		route(http.MethodPost, "shares", refuseShares, signed("shares.create")),
+		route(http.MethodDelete, "shares", refuseShares, signed("shares.delete")),
 	}
 }
 

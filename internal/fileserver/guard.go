@@ -10,6 +10,7 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/observability"
 )
 
@@ -19,6 +20,7 @@ type Route struct {
 	Path    string         // below /ucloud/{provider}/, without a slash at either end; or the whole path, from /ucloud/ on
 	Class   hoptoken.Class // who may call
 	MaxBody int64          // bytes
+	Intent  intent.Rule    // what its user must have signed
 	Serve   func(w http.ResponseWriter, c *Call) error
 }
 
@@ -62,6 +64,12 @@ func newGuard(o Options, routes []Route) *guard {
 		key := r.Method + " " + r.Path
 		if !known || r.MaxBody <= 0 || r.Serve == nil || r.Method == "" || !wellFormed(r.Path) {
 			panic(fmt.Sprintf("fileserver: route %q does not say who may call it, or is not complete", key))
+		}
+		if err := r.Intent.Check(); err != nil {
+			panic(fmt.Sprintf("fileserver: route %q: %v", key, err))
+		}
+		if r.Class == hoptoken.ClassBrowser && r.Intent.Exempt == "" {
+			panic(fmt.Sprintf("fileserver: route %q is for browsers, which have tokens of their own instead of intents", key))
 		}
 		if g.routes[key] != nil {
 			panic(fmt.Sprintf("fileserver: route %q is declared twice", key))

@@ -21,6 +21,7 @@ import (
 	"ucloud-im/internal/files"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/httpx"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
 )
@@ -46,16 +47,29 @@ const (
 // 404. It panics if the start-up document has no key, or a route is not fully declared: both are bugs.
 func New(o Options) http.Handler {
 	s := &server{provider: o.Provider, files: o.Files}
+	const (
+		one, each          = "resolvedCollection", "items[].resolvedCollection"
+		oldDrive, newDrive = "items[].resolvedOldCollection", "items[].resolvedNewCollection"
+	)
+	core := func(method, path string, limit int64, serve func(http.ResponseWriter, *Call) error, call string, owners ...string) Route {
+		return Route{
+			Method: method, Path: path, Class: hoptoken.ClassCore, MaxBody: limit, Serve: serve,
+			Intent: intent.Rule{Calls: []string{call}, Owners: owners},
+		}
+	}
 	routes := append([]Route{
-		{Method: http.MethodPost, Path: "files/browse", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.browse},
-		{Method: http.MethodPost, Path: "files/retrieve", Class: hoptoken.ClassCore, MaxBody: oneBody, Serve: s.retrieve},
-		{Method: http.MethodPost, Path: "files/folder", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.CreateFolders)},
-		{Method: http.MethodPost, Path: "files/move", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Move)},
-		{Method: http.MethodPost, Path: "files/copy", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Copy)},
-		{Method: http.MethodPost, Path: "files/trash", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Trash)},
-		{Method: http.MethodPost, Path: "files/emptyTrash", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.EmptyTrash)},
-		{Method: http.MethodDelete, Path: "files", Class: hoptoken.ClassCore, MaxBody: bulkBody, Serve: bulk(o.Files.Delete)},
-		{Method: http.MethodGet, Path: "files", Class: hoptoken.ClassCore, MaxBody: 1, Serve: s.search},
+		core(http.MethodPost, "files/browse", oneBody, s.browse, "files.browse", one),
+		core(http.MethodPost, "files/retrieve", oneBody, s.retrieve, "files.retrieve", one),
+		core(http.MethodPost, "files/folder", bulkBody, bulk(o.Files.CreateFolders), "files.createFolder", each),
+		core(http.MethodPost, "files/move", bulkBody, bulk(o.Files.Move), "files.move", oldDrive, newDrive),
+		core(http.MethodPost, "files/copy", bulkBody, bulk(o.Files.Copy), "files.copy", oldDrive, newDrive),
+		core(http.MethodPost, "files/trash", bulkBody, bulk(o.Files.Trash), "files.trash", each),
+		core(http.MethodPost, "files/emptyTrash", bulkBody, bulk(o.Files.EmptyTrash), "files.emptyTrash", each),
+		core(http.MethodDelete, "files", bulkBody, bulk(o.Files.Delete), "files.delete", "items[]"),
+		{
+			Method: http.MethodGet, Path: "files", Class: hoptoken.ClassCore, MaxBody: 1, Serve: s.search,
+			Intent: intent.Rule{Calls: []string{"files.streamingSearch", "files.search"}, Frame: true, Owners: []string{"payload"}},
+		},
 	}, s.collectionRoutes()...)
 	return newGuard(o, append(routes, o.Routes...))
 }

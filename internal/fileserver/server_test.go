@@ -22,6 +22,7 @@ import (
 	"ucloud-im/internal/files"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/providerapi/apischema"
@@ -220,17 +221,26 @@ func ptr[T any](v T) *T { return &v }
 
 func TestRoutesMustBeComplete(t *testing.T) {
 	t.Parallel()
-	good := Route{Method: "POST", Path: "x", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: func(http.ResponseWriter, *Call) error { return nil }}
+	good := Route{
+		Method: "POST", Path: "x", Class: hoptoken.ClassBrowser, MaxBody: 1, Intent: intent.Rule{Exempt: "has a token"},
+		Serve: func(http.ResponseWriter, *Call) error { return nil },
+	}
 	for name, change := range map[string]func(*Options){
 		"no class":      func(o *Options) { r := good; r.Class = 0; o.Routes = []Route{r} },
 		"unknown class": func(o *Options) { r := good; r.Class = 77; o.Routes = []Route{r} },
 		"no body limit": func(o *Options) { r := good; r.MaxBody = 0; o.Routes = []Route{r} },
 		"no handler":    func(o *Options) { r := good; r.Serve = nil; o.Routes = []Route{r} },
-		"twice":         func(o *Options) { o.Routes = []Route{good, good} },
-		"taken":         func(o *Options) { r := good; r.Path = "files/browse"; o.Routes = []Route{r} },
-		"slash":         func(o *Options) { r := good; r.Path = "/x"; o.Routes = []Route{r} },
-		"no key":        func(o *Options) { o.Start.HopKey = nil },
-		"no user":       func(o *Options) { o.Start.User = "" },
+		"no rule":       func(o *Options) { r := good; r.Intent = intent.Rule{}; o.Routes = []Route{r} },
+		"intents of browsers": func(o *Options) {
+			r := good
+			r.Intent = intent.Rule{Calls: []string{"x.y"}}
+			o.Routes = []Route{r}
+		},
+		"twice":   func(o *Options) { o.Routes = []Route{good, good} },
+		"taken":   func(o *Options) { r := good; r.Path = "files/browse"; o.Routes = []Route{r} },
+		"slash":   func(o *Options) { r := good; r.Path = "/x"; o.Routes = []Route{r} },
+		"no key":  func(o *Options) { o.Start.HopKey = nil },
+		"no user": func(o *Options) { o.Start.User = "" },
 	} {
 		func() {
 			defer func() {

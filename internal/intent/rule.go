@@ -28,6 +28,9 @@ type Rule struct {
 	Unsigned bool
 	// Frame tells that the intent comes in the first frame of a socket; the handler has it checked with the frame.
 	Frame bool
+	// Optional tells that a missing intent passes unless the policy names the call itself: today's clients may send none
+	// here (contract 01 section 7.3). One that is there has to verify.
+	Optional bool
 	// Exempt is why no intent is asked for; Calls is empty then.
 	Exempt string
 	// Owners are the places in the body where a document with the owner of the resource stands, such as

@@ -7,6 +7,7 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/providerapi"
 )
 
@@ -17,25 +18,40 @@ const (
 	bulkBody = 16 << 20
 )
 
+// OpenTerminal is what users call opening a terminal in a folder, which is a call about jobs that needs none.
+const OpenTerminal = "jobs.openTerminalInFolder"
+
 // Routes are the calls of Core about jobs (contract 20 section 2), but the two WebSockets.
 func (r *Runner) Routes() []fileserver.Route {
-	route := func(path string, limit int64, serve func(http.ResponseWriter, *fileserver.Call) error) fileserver.Route {
-		return fileserver.Route{Method: http.MethodPost, Path: path, Class: hoptoken.ClassCore, MaxBody: limit, Serve: serve}
+	route := func(path string, limit int64, serve func(http.ResponseWriter, *fileserver.Call) error, rule intent.Rule) fileserver.Route {
+		return fileserver.Route{Method: http.MethodPost, Path: path, Class: hoptoken.ClassCore, MaxBody: limit, Serve: serve, Intent: rule}
+	}
+	const each = "items[].job"
+	signed := func(call string, owners ...string) intent.Rule {
+		return intent.Rule{Calls: []string{call}, Owners: owners}
+	}
+	unsigned := func(owner string, calls ...string) intent.Rule {
+		rule := intent.Rule{Calls: calls, Unsigned: true}
+		if owner != "" {
+			rule.Owners = []string{owner}
+		}
+		return rule
 	}
 	return []fileserver.Route{
-		route("jobs", oneBody, r.serveCreate),
-		route("jobs/terminate", bulkBody, bulk(r.Terminate)),
-		route("jobs/extend", bulkBody, bulk(r.Extend)),
-		route("jobs/suspend", bulkBody, bulk(r.Suspend)),
-		route("jobs/unsuspend", bulkBody, bulk(r.Resume)),
-		route("jobs/interactiveSession", bulkBody, sessions(r.Open)),
-		route("jobs/openTerminalInFolder", oneBody, sessions(r.OpenFolders)),
-		route("jobs/requestDynamicParameters", oneBody, r.serveParameters),
+		route("jobs", oneBody, r.serveCreate, signed("jobs.create", "items[]")),
+		route("jobs/terminate", bulkBody, bulk(r.Terminate), signed("jobs.terminate", "items[]")),
+		route("jobs/extend", bulkBody, bulk(r.Extend), signed("jobs.extend", each)),
+		route("jobs/suspend", bulkBody, bulk(r.Suspend), signed("jobs.suspend", each)),
+		route("jobs/unsuspend", bulkBody, bulk(r.Resume), signed("jobs.unsuspend", each)),
+		route("jobs/interactiveSession", bulkBody, sessions(r.Open), signed("jobs.openInteractiveSession", each)),
+		route("jobs/openTerminalInFolder", oneBody, sessions(r.OpenFolders), unsigned("", OpenTerminal)),
+		route("jobs/requestDynamicParameters", oneBody, r.serveParameters, unsigned("", "jobs.requestDynamicParameters")),
 		// Access lists and labels are Core's; nothing here depends on them.
-		route("jobs/updateAcl", bulkBody, bulk(func(context.Context, []providerapi.Empty) error { return nil })),
-		route("jobs/onUpdatedLabels", bulkBody, serveLabels),
-		route("jobs/attachResource", oneBody, refuse("Resources cannot be attached to jobs of this provider")),
-		route("jobs/detachResource", oneBody, refuse("Resources cannot be detached from jobs of this provider")),
+		route("jobs/updateAcl", bulkBody, bulk(func(context.Context, []providerapi.Empty) error { return nil }),
+			unsigned("items[].resource", "jobs.updateAcl")),
+		route("jobs/onUpdatedLabels", bulkBody, serveLabels, unsigned("items[]", "jobs.onUpdatedLabels", "jobs.updateLabels")),
+		route("jobs/attachResource", oneBody, refuse("Resources cannot be attached to jobs of this provider"), unsigned("job", "jobs.attachResource")),
+		route("jobs/detachResource", oneBody, refuse("Resources cannot be detached from jobs of this provider"), unsigned("job", "jobs.detachResource")),
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/instance"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/joblogs"
@@ -89,6 +90,7 @@ func (p *parts) startInteractive(a *instance.Agent, sessions browserlink.Store) 
 	if !start.Jobs.Enabled {
 		return append(routes, fileserver.Route{ // otherwise it is one of the calls about jobs
 			Method: http.MethodPost, Path: "jobs/openTerminalInFolder", Class: hoptoken.ClassCore, MaxBody: 2 << 20, Serve: p.interactive.serveFolders,
+			Intent: intent.Rule{Calls: []string{jobrunner.OpenTerminal}, Unsigned: true},
 		})
 	}
 	p.interactive.logs = joblogs.New(joblogs.Options{Provider: start.Provider, Jobs: jobs, Log: a.Log(), Replay: start.Jobs.LogReplay})

@@ -35,6 +35,7 @@ import (
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/providerapi"
 )
 
@@ -75,7 +76,11 @@ func New(o Options) *Service { return &Service{o: o, log: o.Log.With("part", "ss
 
 // Routes are the calls of the package.
 func (s *Service) Routes() []fileserver.Route {
-	return []fileserver.Route{{Method: http.MethodPost, Path: "ssh/keyUploaded", Class: hoptoken.ClassCore, MaxBody: maxBody, Serve: s.serve}}
+	return []fileserver.Route{{
+		Method: http.MethodPost, Path: "ssh/keyUploaded", Class: hoptoken.ClassCore, MaxBody: maxBody, Serve: s.serve,
+		// Core sends all keys of the user whatever was done to them.
+		Intent: intent.Rule{Calls: []string{"ssh_keys.keyUploaded", "ssh_keys.create", "ssh_keys.delete", "ssh_keys.retrieve", "ssh_keys.browse"}, Unsigned: true},
+	}}
 }
 
 // uploaded is the request: all keys of a user.

@@ -8,6 +8,7 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/providerapi"
 )
 
@@ -25,6 +26,7 @@ const maxBody = 4 << 10
 func Route(c Controller) fileserver.Route {
 	return fileserver.Route{
 		Method: http.MethodPost, Path: "tasks/pauseOrCancel", Class: hoptoken.ClassCore, MaxBody: maxBody,
+		Intent: intent.Rule{Calls: []string{"tasks.pauseOrCancel"}, Unsigned: true},
 		Serve: func(w http.ResponseWriter, call *fileserver.Call) error {
 			var req providerapi.PauseOrCancelTask
 			if err := call.Decode(w, &req); err != nil {

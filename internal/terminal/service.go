@@ -17,6 +17,7 @@ import (
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/websock"
@@ -136,7 +137,10 @@ func (s *Service) EndAll(ctx context.Context) {
 
 // Routes are the calls of the package: the socket, which browsers open without Core's token.
 func (s *Service) Routes() []fileserver.Route {
-	return []fileserver.Route{{Method: http.MethodGet, Path: "websocket", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.serve}}
+	return []fileserver.Route{{
+		Method: http.MethodGet, Path: "websocket", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.serve,
+		Intent: intent.Rule{Exempt: "browsers have a one-time token for the terminal"},
+	}}
 }
 
 // ticket is what the server keeps with an identifier: what the terminal is for.

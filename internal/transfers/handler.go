@@ -20,6 +20,7 @@ import (
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/tasks"
@@ -52,7 +53,11 @@ const (
 // Routes are the calls of the package.
 func (s *Service) Routes() []fileserver.Route {
 	return []fileserver.Route{
-		{Method: http.MethodPost, Path: "files/transfer", Class: hoptoken.ClassCore, MaxBody: transferBody, Serve: s.serve},
+		{
+			Method: http.MethodPost, Path: "files/transfer", Class: hoptoken.ClassCore, MaxBody: transferBody, Serve: s.serve,
+			// No project is compared: the drives of the steps that they do not belong to have zero values.
+			Intent: intent.Rule{Calls: []string{"files.transfer"}, Unsigned: true},
+		},
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/providerapi"
 )
 
@@ -41,11 +42,13 @@ const (
 
 // Routes are the calls of the package. Creating a session is Core's; using one is for everybody who has its token.
 func (s *Service) Routes() []fileserver.Route {
+	rule := intent.Rule{Calls: []string{"files.createUpload"}, Owners: []string{"items[].resolvedCollection"}}
+	link := intent.Rule{Exempt: "browsers have the token of the upload"}
 	return []fileserver.Route{
-		{Method: http.MethodPost, Path: "files/upload", Class: hoptoken.ClassCore, MaxBody: createBody, Serve: s.serveCreate},
-		{Method: http.MethodGet, Path: "upload", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.serveSocket},
-		{Method: http.MethodPost, Path: "upload", Class: hoptoken.ClassBrowser, MaxBody: maxMessage, Serve: s.serveChunk},
-		{Method: http.MethodOptions, Path: "upload", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.servePreflight},
+		{Method: http.MethodPost, Path: "files/upload", Class: hoptoken.ClassCore, MaxBody: createBody, Serve: s.serveCreate, Intent: rule},
+		{Method: http.MethodGet, Path: "upload", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.serveSocket, Intent: link},
+		{Method: http.MethodPost, Path: "upload", Class: hoptoken.ClassBrowser, MaxBody: maxMessage, Serve: s.serveChunk, Intent: link},
+		{Method: http.MethodOptions, Path: "upload", Class: hoptoken.ClassBrowser, MaxBody: 1, Serve: s.servePreflight, Intent: link},
 	}
 }
 

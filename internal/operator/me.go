@@ -55,5 +55,5 @@ func (s *Service) meDisconnect(ctx context.Context, r *ipc.Request, req ipcapi.M
 		s.audit(r, "me.disconnect", err, slog.String("user", string(r.Grant.User)), slog.String("reason", text(req.Reason)))
 	}()
 	uid := r.Peer.UID()
-	return ipcapi.Empty{}, s.o.Users.Expire(ctx, r.Grant.User, &uid, reasonOf("disconnected by the user", req.Reason), false)
+	return ipcapi.Empty{}, s.o.Users.Disconnect(ctx, r.Grant.User, uid, reasonOf("disconnected by the user", req.Reason))
 }

@@ -93,6 +93,7 @@ func TestCrashes(t *testing.T) {
 		"connect":           {func(t *testing.T, w *world) { w.link(t, alice, "alice"); w.deliver(t) }, store.MappingActive},
 		"connect, slow":     {func(t *testing.T, w *world) { w.link(t, alice, "alice"); w.deliverFor(t, 3*time.Second) }, store.MappingActive},
 		"connect and leave": {connectAndLeave, "none"},
+		"connect, change":   {connectAndChange, store.MappingActive},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -115,6 +116,15 @@ func connectAndLeave(t *testing.T, w *world) {
 	w.link(t, alice, "alice")
 	w.deliver(t)
 	if err := w.s.Remove(t.Context(), alice, nil, false, "test", false); err != nil {
+		t.Fatal(err)
+	}
+	w.deliver(t)
+}
+
+func connectAndChange(t *testing.T, w *world) {
+	w.link(t, alice, "alice")
+	w.deliver(t)
+	if err := w.change(t, alice, 2001, "carol"); err != nil {
 		t.Fatal(err)
 	}
 	w.deliver(t)

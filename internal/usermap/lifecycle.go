@@ -101,7 +101,7 @@ func (s *Service) Begin(ctx context.Context, m Method, user ident.UCloudUser) (r
 // Unlinked ends the mapping because the user has disconnected at Core, which has forgotten the connection already. It
 // is idempotent and succeeds for users who were never connected.
 func (s *Service) Unlinked(ctx context.Context, user ident.UCloudUser) error {
-	_, err := s.end(ctx, ending{user: user, state: store.MappingExpired, reason: "disconnected in UCloud"})
+	_, err := s.end(ctx, ending{user: user, state: store.MappingExpired, cause: CauseCore, reason: "disconnected in UCloud"})
 	if failure.Is(err, failure.NotFound) {
 		return nil
 	}
@@ -111,7 +111,17 @@ func (s *Service) Unlinked(ctx context.Context, user ident.UCloudUser) error {
 // Expire ends the mapping and the connection at Core. The uid stays reserved for the user. uid, if not nil, must be
 // the mapping's; otherwise nothing happens and the error is a Conflict.
 func (s *Service) Expire(ctx context.Context, user ident.UCloudUser, uid *ident.UID, reason string, dryRun bool) error {
-	_, err := s.end(ctx, ending{user: user, uid: uid, state: store.MappingExpired, tellCore: true, reason: reason, dryRun: dryRun})
+	_, err := s.end(ctx, ending{
+		user: user, uid: uid, state: store.MappingExpired, tellCore: true, cause: CauseOperator, reason: reason, dryRun: dryRun,
+	})
+	return err
+}
+
+// Disconnect is [Service.Expire] by the user of the account. Only who has asked the kernel for the uid may call it.
+func (s *Service) Disconnect(ctx context.Context, user ident.UCloudUser, uid ident.UID, reason string) error {
+	_, err := s.end(ctx, ending{
+		user: user, uid: &uid, state: store.MappingExpired, tellCore: true, cause: CauseUser, reason: reason,
+	})
 	return err
 }
 
@@ -119,7 +129,7 @@ func (s *Service) Expire(ctx context.Context, user ident.UCloudUser, uid *ident.
 // purge it is deleted. Conditions are those of Expire.
 func (s *Service) Remove(ctx context.Context, user ident.UCloudUser, uid *ident.UID, purge bool, reason string, dryRun bool) error {
 	_, err := s.end(ctx, ending{
-		user: user, uid: uid, state: store.MappingRemoved, purge: purge, tellCore: true, reason: reason, dryRun: dryRun,
+		user: user, uid: uid, state: store.MappingRemoved, purge: purge, tellCore: true, cause: CauseOperator, reason: reason, dryRun: dryRun,
 	})
 	return err
 }
@@ -131,6 +141,7 @@ type ending struct {
 	state    store.MappingState // expired or removed
 	purge    bool
 	tellCore bool
+	cause    Cause
 	reason   string
 	dryRun   bool
 	// only, if set, is asked about the stored mapping; false leaves it alone.
@@ -177,6 +188,9 @@ func (s *Service) end(ctx context.Context, e ending) (changed bool, err error) {
 }
 
 func (s *Service) writeEnd(tx *store.Tx, e ending, m store.Mapping) error {
+	if err := s.o.Ended(tx, m, e.cause); err != nil {
+		return err
+	}
 	at := s.stamp(m.UpdatedAt)
 	m.UpdatedAt = at
 	if e.state == store.MappingExpired {
@@ -237,7 +251,7 @@ func (s *Service) sweep(ctx context.Context) time.Duration {
 			wait = min(wait, m.ExpiresAt.Sub(now))
 		default:
 			_, err := s.end(ctx, ending{
-				user: m.User, uid: &m.UID, state: store.MappingExpired, tellCore: true, reason: "expired",
+				user: m.User, uid: &m.UID, state: store.MappingExpired, tellCore: true, cause: CauseExpired, reason: "expired",
 				// The user may have connected anew since the list was read.
 				only: func(cur store.Mapping) bool {
 					return cur.State == store.MappingActive && cur.ExpiresAt != nil && !now.Before(*cur.ExpiresAt)

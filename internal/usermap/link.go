@@ -96,7 +96,7 @@ func (s *Service) write(tx *store.Tx, l Link, a Account) (store.Mapping, error) 
 	}
 	if known && old.UID != a.UID {
 		return old, failure.New(failure.Conflict, "UCloud user %q belongs to the local user %s (uid %d), not to %s (uid %d). "+
-			"To change that, an operator first runs: ucloud users remove --purge %q", l.User, old.LocalName, old.UID, a.Name, a.UID, string(l.User))
+			"To change that, an operator runs: ucloud users change %q --local-name %s", l.User, old.LocalName, old.UID, a.Name, a.UID, string(l.User), a.Name)
 	}
 
 	at := s.stamp(old.UpdatedAt)

@@ -67,8 +67,24 @@ type Options struct {
 	OnActive   func(ctx context.Context, user ident.UCloudUser)
 	OnInactive func(ctx context.Context, user ident.UCloudUser, uid ident.UID, reason string)
 
+	// Ended runs inside each transaction that ends a mapping; was is the mapping as it was before. Whatever must not outlive
+	// a connection ends here, because a crash may follow the commit at once; its error undoes the ending. An expired mapping
+	// that is removed later ends twice. Nil: nothing to do.
+	Ended func(tx *store.Tx, was store.Mapping, cause Cause) error
+
 	Now func() time.Time // nil: time.Now
 }
+
+// Cause is why a mapping ended, as scripts are told (contract 42 section B.3).
+type Cause string
+
+// The causes.
+const (
+	CauseUser     Cause = "user"     // at the provider, by ucloud me disconnect
+	CauseExpired  Cause = "expired"  // its time is over
+	CauseOperator Cause = "operator" // by a command or a file of theirs
+	CauseCore     Cause = "core"     // UCloud says so, usually because the user pressed "Disconnect" there
+)
 
 // Service keeps the mappings. It is safe for concurrent use.
 type Service struct {
@@ -110,6 +126,9 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	if o.OnActive == nil {
 		o.OnActive = func(context.Context, ident.UCloudUser) {}
+	}
+	if o.Ended == nil {
+		o.Ended = func(*store.Tx, store.Mapping, Cause) error { return nil }
 	}
 	if o.OnInactive == nil {
 		o.OnInactive = func(context.Context, ident.UCloudUser, ident.UID, string) {}

@@ -95,7 +95,7 @@ func TestOneUIDOneUser(t *testing.T) {
 		w.link(t, alice, "alice") // the same pair is welcome again
 	}
 	_, err := w.s.Link(t.Context(), Link{User: alice, Local: "bob", Method: "test"})
-	if !strings.Contains(failure.Why(err), "ucloud users remove --purge") {
+	if !strings.Contains(failure.Why(err), "ucloud users change") {
 		t.Errorf("the refusal does not say what to do: %s", failure.Why(err))
 	}
 }

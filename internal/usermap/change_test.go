@@ -159,7 +159,6 @@ func TestChangeRefuses(t *testing.T) {
 //attack:does Keeps links and keys of a connection that has ended, because the server was killed before it got round to revoking them.
 //attack:control What must not outlive a connection ends in the transaction that ends the mapping.
 //attack:remove internal/usermap/lifecycle.go: if err := s.o.Ended(tx, m, e.cause); err != nil { => if err := error(nil); err != nil {
-//
 //attack:actor local user
 //attack:does Keeps links and keys of the account that an operator has taken from them.
 //attack:control What must not outlive a connection ends in the transaction that changes the account.

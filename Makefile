@@ -10,7 +10,7 @@ BIN         := bin
 TEST_FLAGS  ?= -race -timeout 20m
 FUZZ_TIME   ?= 3s
 
-.PHONY: build demo demo-clean test unit e2e outages fuzz lint fmt generate bench setup clean
+.PHONY: build demo demo-clean test unit e2e outages controls fuzz lint fmt generate bench setup clean
 
 build: ## build the three programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
@@ -37,6 +37,9 @@ e2e: build
 
 outages: build ## end-to-end tests that stop daemons of Slurm for minutes; not part of test
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m -tags e2e,outages -run Outages ./test/...
+
+controls: ## take out each control that a test names, and demand that the test fails; ONLY=regexp SHARD=i/n
+	@ONLY='$(ONLY)' SHARD='$(or $(SHARD),1/1)' scripts/controls
 
 fuzz: ## run each fuzz target for FUZZ_TIME
 	@scripts/fuzz $(FUZZ_TIME)

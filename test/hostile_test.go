@@ -277,7 +277,7 @@ func TestPlantedFiles(t *testing.T) {
 		}
 	}
 	// The socket cannot be replaced, and a server does not take over a foreign one.
-	asUser(t, eve.account, fmt.Sprintf("rm -f %[1]s; mv %[1]s %[1]s.old", w.socket()))
+	asUser(t, eve.account, fmt.Sprintf("mv -f %[1]s %[1]s.old", w.socket()))
 	if _, err := w.cli("status"); exitCode(err) == 69 {
 		t.Errorf("the socket is gone: %v", err)
 	}

@@ -25,7 +25,7 @@ import (
 var oddNames = []string{
 	"plain", "with space", " leading", "trailing ", " ", "   ", "-rf", "--", "-", "...", "..x", "x..", ".hidden", "~", "~root",
 	"new\nline", "\n", "carriage\rreturn", "tab\tname", "bell\a", "\x01\x02\x1b[31m\x7f", "nul is the only one that cannot be: \x1f",
-	`quote"`, "single'", "back`tick", `back\slash`, `..\..\etc`, `C:\x`, `\`, "%2e", "%2e%2e%2fetc", "%00", "%", "a%20b", "$(id)", "; rm -rf", "a&b=c", "a?b#c", "*", "[x]", "{a,b}",
+	`quote"`, "single'", "back`tick", `back\slash`, `..\..\etc`, `C:\x`, `\`, "%2e", "%2e%2e%2fetc", "%00", "%", "a%20b", "$(id)", "; touch pwned", "a&b=c", "a?b#c", "*", "[x]", "{a,b}",
 	"a+b", "a:b", "a|b", "<img src=x onerror=alert(1)>", "comma,semi;", "null", "true", "0", "1e9",
 	"caf\u00e9", "cafe\u0301", "Case", "case", "CASE", "\u0130stanbul", "\u017fharp", "stra\u00dfe", "STRASSE", "\U0001F468\u200D\U0001F469\u200D\U0001F467 \U0001F600", "\u202Etxt.exe", "\u2028", "\u00a0", "\ufeffbom", "\ufffd",
 	"\xff\xfe", "latin\xe9", "\x80", "cut\xf0\x9f\x98", "\xed\xa0\x80 surrogate", "\xc0\xae\xc0\xae", "\xf4\x90\x80\x80", "mixed\xff\U0001F600\xfe",

@@ -41,6 +41,7 @@ func pages(t *testing.T) []page {
 	}
 	read("README.md")
 	read("CONTRIBUTING.md")
+	read("SECURITY.md")
 	err := filepath.WalkDir(filepath.Join(root, "docs"), func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && strings.HasSuffix(path, ".md") {
 			name, rel := filepath.Rel(root, path)

@@ -107,6 +107,19 @@ func testDrive(base string) providerapi.Drive {
 }
 
 // TestEveryRouteIsGuarded spoils a request in every way there is, for every route.
+//
+//attack:actor local user
+//attack:does Connects to the port of another user's instance and sends a request as Core would, without a hop token.
+//attack:control Instances serve only requests with a hop token made for their route.
+//attack:remove internal/fileserver/guard.go: claims, err := g.verifier.Verify(tokens[0], r.Method, r.URL.Path) => claims, err := hoptoken.Claims{Class: hoptoken.ClassCore}, error(nil)
+//attack:actor internet
+//attack:does Calls, as a browser without Core's token, what only Core may call.
+//attack:control Each route of an instance says which class of caller it accepts.
+//attack:remove internal/fileserver/guard.go: if claims.Class != route.Class { => if false {
+//attack:actor compromised core
+//attack:does Sends a request that names one user to the instance of another.
+//attack:control The user header must name the user whom the instance serves.
+//attack:remove internal/fileserver/guard.go: if user != g.verifier.User { => if user == "" {
 func TestEveryRouteIsGuarded(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
@@ -219,6 +232,10 @@ func (c *countingReader) Read(p []byte) (int, error) {
 
 func ptr[T any](v T) *T { return &v }
 
+//attack:actor internet
+//attack:does Uses a new call whose author forgot to say who may make it.
+//attack:control A route without a class of callers ends the program at its start.
+//attack:remove internal/fileserver/guard.go: if !known || r.MaxBody <= 0 || r.Serve == nil || r.Method == "" || !wellFormed(r.Path) { => if known && r.MaxBody < 0 {
 func TestRoutesMustBeComplete(t *testing.T) {
 	t.Parallel()
 	good := Route{

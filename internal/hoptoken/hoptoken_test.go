@@ -67,6 +67,22 @@ func TestLongestClaimsFit(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Sends an instance a request with a hop token that was made with another route's key, or by guessing.
+//attack:control The code of a hop token is an HMAC under the key of that route alone.
+//attack:remove internal/hoptoken/hoptoken.go: if !hmac.Equal(appendMAC(want[:0], v.Key, body, method, path), mac) { => if false && !hmac.Equal(appendMAC(want[:0], v.Key, body, method, path), mac) {
+//attack:actor compromised instance
+//attack:does Presents a token that names another uid or another user of UCloud.
+//attack:control An instance serves only tokens that name its own uid and user.
+//attack:remove internal/hoptoken/hoptoken.go: if c.UID != v.UID || c.User != v.User { => if false {
+//attack:actor local user
+//attack:does Replays a hop token for another method or path of the same instance.
+//attack:control Method and path are part of what the code covers.
+//attack:remove internal/hoptoken/hoptoken.go: rest = append(rest, path...) => _ = path
+//attack:actor local user
+//attack:does Replays an old hop token.
+//attack:control A hop token is valid for seconds after the request arrived at the gateway.
+//attack:remove internal/hoptoken/hoptoken.go: age > life || age < -maxAhead => age == life+1
 func TestVerifyRefuses(t *testing.T) {
 	t.Parallel()
 	k := NewKey()
@@ -179,6 +195,10 @@ func TestEachBitCounts(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Reads keys of routes in logs.
+//attack:control Keys print as nothing, whatever prints them.
+//attack:remove internal/hoptoken/hoptoken.go: func (Key) String() string { => func (Key) text() string {
 func TestKeyIsNotPrinted(t *testing.T) {
 	t.Parallel()
 	k := Key([]byte("0123456789abcdef0123456789abcdef"))

@@ -70,6 +70,10 @@ func TestTextIsRandom(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Opens links from a copy of the database.
+//attack:control Only the hash of a one-time token is stored.
+//attack:remove internal/onetime/onetime.go: User: s.User, Object: s.Object, Data: s.Data, => User: s.User, Object: s.Object + text, Data: s.Data,
 func TestTextIsNotStored(t *testing.T) {
 	t.Parallel()
 	o := storetest.SQLiteOptions(t)
@@ -102,6 +106,18 @@ func TestTextIsNotStored(t *testing.T) {
 	}
 }
 
+//attack:actor internet
+//attack:does Uses a link for another purpose than it was made for, such as a download link for a terminal.
+//attack:control A one-time token opens only the purpose it was issued for.
+//attack:remove internal/onetime/onetime.go: case rec.Purpose != e.Purpose: => case false:
+//attack:actor compromised instance
+//attack:does Uses the link of another user.
+//attack:control A one-time token opens only what belongs to its user.
+//attack:remove internal/onetime/onetime.go: case e.User != "" && rec.User != e.User: => case false:
+//attack:actor internet
+//attack:does Uses a link to one object, such as a job, for another.
+//attack:control A one-time token opens only its object.
+//attack:remove internal/onetime/onetime.go: case e.Object != "" && rec.Object != e.Object: => case false:
 func TestBinding(t *testing.T) {
 	t.Parallel()
 	storetest.Stores(t, func(t *testing.T, s *store.Store) {
@@ -154,6 +170,11 @@ func TestUnboundGivesTheBinding(t *testing.T) {
 }
 
 // Each limit alone ends a token; the last moment before still counts.
+//
+//attack:actor internet
+//attack:does Uses a link from a history or log after its time.
+//attack:control One-time tokens end by their total life, first use and idle time.
+//attack:remove internal/onetime/onetime.go: case !t.o.Now().Before(rec.EndsAt()): => case false:
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	type use struct {
@@ -209,6 +230,10 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+//attack:actor internet
+//attack:does Uses a link a second time, at the same moment as its owner.
+//attack:control The last use of a token removes it, in one transaction.
+//attack:remove internal/onetime/onetime.go: err = tx.DeleteToken(rec.Hash) => err = nil
 func TestLastUseOnce(t *testing.T) {
 	t.Parallel()
 	storetest.Stores(t, func(t *testing.T, s *store.Store) {
@@ -290,6 +315,11 @@ func TestErrorsDoNotShowTheToken(t *testing.T) {
 }
 
 // All refusals look alike from outside.
+//
+//attack:actor internet
+//attack:does Learns from the answers to guessed links which of them exist.
+//attack:control All refusals of a one-time token are one answer.
+//attack:remove internal/onetime/onetime.go: return refused("the token is of another user") => return failure.New(failure.NotFound, "The token is of another user")
 func TestRefusalsAreAlike(t *testing.T) {
 	t.Parallel()
 	tokens := New(storetest.SQLite(t), Options{})
@@ -304,6 +334,10 @@ func TestRefusalsAreAlike(t *testing.T) {
 	}
 }
 
+//attack:actor internet
+//attack:does Fills the database with links.
+//attack:control A user has a bounded number of one-time tokens for each purpose.
+//attack:remove internal/onetime/onetime.go: if n >= t.o.MaxPerUser { => if n < 0 {
 func TestBound(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

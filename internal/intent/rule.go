@@ -21,7 +21,8 @@ const (
 
 // Rule says which intent a call of Core needs. The zero value is not valid: a route that says nothing does not start.
 type Rule struct {
-	// Calls are the user-facing names that an intent for this call may have (contract 01 section 7.3).
+	// Calls are the user-facing names that an intent for this call may have (contract 01 section 7.3). A name that ends
+	// in ".*" stands for all below it.
 	Calls []string
 	// Unsigned tells that today's web client has no name for the call and so signs nothing: a missing intent is not the
 	// fault of a key then, and must not be answered with the status that makes the client throw its key away.
@@ -34,7 +35,8 @@ type Rule struct {
 	// Exempt is why no intent is asked for; Calls is empty then.
 	Exempt string
 	// Owners are the places in the body where a document with the owner of the resource stands, such as
-	// "resolvedCollection" or "items[].resolvedCollection". The project of an intent must be the project of each.
+	// "resolvedCollection" or "items[].resolvedCollection". The project of an intent must be the project of each. A place
+	// that may hold no resource ends in "?".
 	Owners []string
 }
 

@@ -93,19 +93,24 @@ func FromDER(der []byte) (Key, error) {
 	return key, nil
 }
 
-// FromPublic takes an [*rsa.PublicKey] or [ed25519.PublicKey].
-func FromPublic(public crypto.PublicKey) (Key, error) {
+// Check tells whether an [*rsa.PublicKey] or [ed25519.PublicKey] may verify intents.
+func Check(public crypto.PublicKey) error {
 	switch k := public.(type) {
 	case *rsa.PublicKey:
-		if err := checkRSA(k); err != nil {
-			return Key{}, err
-		}
+		return checkRSA(k)
 	case ed25519.PublicKey:
 		if len(k) != ed25519.PublicKeySize || smallOrder(k) {
-			return Key{}, refuse("it is not a usable point of Ed25519")
+			return refuse("it is not a usable point of Ed25519")
 		}
-	default:
-		return Key{}, refuse("it must be an RSA key of at least %d bits or an Ed25519 key", minBits)
+		return nil
+	}
+	return refuse("it must be an RSA key of at least %d bits or an Ed25519 key", minBits)
+}
+
+// FromPublic takes what [Check] accepts.
+func FromPublic(public crypto.PublicKey) (Key, error) {
+	if err := Check(public); err != nil {
+		return Key{}, err
 	}
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
@@ -115,7 +120,7 @@ func FromPublic(public crypto.PublicKey) (Key, error) {
 }
 
 func checkRSA(k *rsa.PublicKey) error {
-	if k.N == nil {
+	if k == nil || k.N == nil {
 		return refuse("it has no modulus")
 	}
 	switch bits := k.N.BitLen(); {

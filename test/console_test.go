@@ -199,9 +199,18 @@ func peerPage(t *testing.T) (*page, *uploadPeer) {
 	t.Helper()
 	testkit.Require(t, testkit.Component("chromium"))
 	u := &uploadPeer{t: t, listed: map[string]int64{}, got: map[string]int64{}, chunks: map[string][]int{}}
-	provider := httptest.NewServer(u)
+	p := peerCore(t, u, devcore.Options{})
+	p.openDrive()
+	return p, u
+}
+
+// peerCore is a Core with one user and a drive, whose provider is played by a handler, and a browser.
+func peerCore(t *testing.T, peer http.Handler, o devcore.Options) *page {
+	t.Helper()
+	provider := httptest.NewServer(peer)
 	t.Cleanup(provider.Close)
-	core, err := devcore.New(devcore.Options{Provider: "rec", ProviderURL: provider.URL, ConsoleKey: "secret"})
+	o.Provider, o.ProviderURL, o.ConsoleKey = "rec", provider.URL, "secret"
+	core, err := devcore.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,9 +246,7 @@ func peerPage(t *testing.T) (*page, *uploadPeer) {
 		wg.Wait()
 	})
 	w := &world{t: t, core: core, coreURL: server.URL, gateURL: provider.URL}
-	p := openBrowser(t, w)
-	p.openDrive()
-	return p, u
+	return openBrowser(t, w)
 }
 
 // folder makes a folder of files with the given sizes.

@@ -144,11 +144,18 @@ func (c *Core) serveSearch(w http.ResponseWriter, r *http.Request) {
 			break
 		}
 		var m struct {
+			Type    string                        `json:"type"`
+			Status  int                           `json:"status"`
 			Payload searchBatch[providerapi.File] `json:"payload"`
 		}
 		if kind != websocket.MessageText || json.Unmarshal(data, &m) != nil {
 			c.violate("files.streamingSearch", "a message that is no batch of results", false)
 			continue
+		}
+		if c.opt.Signing && m.Type == "response" && m.Status > 399 {
+			// Today's Core does not look at the type. The browser has to hear that its signature was refused.
+			refuse(m.Status, "The provider does not allow this search")
+			break
 		}
 		err = send(ctx, user, socketMessage{
 			Type: "message", StreamID: req.StreamID,

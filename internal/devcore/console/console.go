@@ -11,6 +11,7 @@
 //	jobs.js       the list of jobs and the page of a job
 //	jobform.js    the fields of an application
 //	terminal.js   a terminal; the emulator itself is xterm.js in vendor (scripts/vendor-console)
+//	signing.js    the key of this browser, and what it signs
 //	api.js        calls, and names and numbers for people
 //
 // Names of files come from whoever can write to a directory. They are only ever put into the page as text, and the

@@ -1,5 +1,7 @@
 // What the other parts share: the session, calls, names and numbers for people.
 
+import { drop, intent, nameOf as callName } from "./signing.js";
+
 // The key stands behind the # of the printed URL, so that it is in no log and no Referer.
 export const key = new URLSearchParams(location.hash.slice(1)).get("key") || "";
 export const session = { token: "", user: "", provider: "" };
@@ -7,14 +9,40 @@ export const session = { token: "", user: "", provider: "" };
 const unexplained = {
   403: "You may not do that",
   404: "There is no such thing",
+  482: "The provider does not accept calls from this browser. Press Connect to make a key and give it to the provider",
   449: "The provider has not started your session yet, try again in a moment",
   502: "The provider cannot be reached, or did not answer in time",
   503: "The provider is not ready, try again in a moment",
 };
 
+const projects = new Map(); // by the id of a drive or a job
+
+// owned notes to which project a drive or a job belongs.
+export function owned(resource) { projects.set(resource.id, resource.owner.project || null); }
+
+// projectOf is the project in which a call is made: that of the drive or job which it is about.
+function projectOf(path, body) {
+  const item = body?.items?.[0] || body || {}, query = new URLSearchParams(path.split("?")[1]);
+  const id = item.oldId || item.folder || item.currentFolder || item.jobId || item.id || query.get("path") || query.get("id") || "";
+  return projects.get(id.startsWith("/") ? driveOf(id) : id) || null;
+}
+
+let onRefused = () => {};
+
+// whenRefused is for the answer with which a provider says that it does not accept what was signed, or that nothing was. The key
+// is deleted, as the web client does it.
+export function whenRefused(f) { onRefused = f; }
+
+export async function refused() {
+  await drop();
+  onRefused();
+}
+
 // call makes a call at Core. Its error is a sentence for people.
 export async function call(method, path, body, headers = {}) {
   let res;
+  const signed = await intent(callName(method, path), session.user, headers.Project || projectOf(path, body));
+  if (signed) headers = { ...headers, "UCloud-Signed-Intent": signed };
   try {
     res = await fetch(path, {
       method,
@@ -25,6 +53,10 @@ export async function call(method, path, body, headers = {}) {
     throw new Error("Core cannot be reached");
   }
   const data = await res.json().catch(() => ({}));
+  if (res.status === 482) {
+    await refused();
+    throw new Error(unexplained[482]);
+  }
   if (!res.ok) throw new Error((data.why || unexplained[res.status] || "The call failed") + " (" + res.status + ")");
   return data;
 }
@@ -32,8 +64,10 @@ export async function call(method, path, body, headers = {}) {
 // socket opens one of Core's WebSockets; the first message says who asks and for what.
 export function socket(path, name, payload) {
   const ws = new WebSocket(location.origin.replace(/^http/, "ws") + path);
-  ws.addEventListener("open", () =>
-    ws.send(JSON.stringify({ call: name, streamId: "0", bearer: session.token, project: null, payload })));
+  ws.addEventListener("open", async () => {
+    const signed = await intent(name, session.user, projectOf(path, payload));
+    ws.send(JSON.stringify({ call: name, streamId: "0", bearer: session.token, project: null, payload, ...(signed ? { signedIntent: signed } : {}) }));
+  });
   return ws;
 }
 

@@ -1,6 +1,6 @@
 // The listing of a folder and what can be done with its entries.
 
-import { attempt, baseName, button, call, driveOf, el, icon, nameOf, parentOf, plural, say, session, shown, size, time } from "./api.js";
+import { attempt, baseName, button, call, driveOf, el, icon, nameOf, owned, parentOf, plural, say, session, shown, size, time } from "./api.js";
 import { fromEntries, fromInput } from "./upload.js";
 import { upload, whenUploaded } from "./transfers.js";
 import { whenTaskEnds } from "./tasks.js";
@@ -16,7 +16,10 @@ export function whenDrivesChange(f) { onDrives = f; }
 
 export function setDrives(list) {
   drives.clear();
-  for (const d of list) drives.set(d.id, d);
+  for (const d of list) {
+    drives.set(d.id, d);
+    owned(d);
+  }
   if (view.path && !drives.has(driveOf(view.path))) leave();
 }
 

@@ -1,6 +1,6 @@
 // The list of jobs, the form with which one submits them, and the page of a job.
 
-import { attempt, button, call, el, plural, put, say, session, shown, socket, time } from "./api.js";
+import { attempt, button, call, el, owned, plural, put, say, session, shown, socket, time } from "./api.js";
 import { browse, leave } from "./files.js";
 import { fields, values } from "./jobform.js";
 import { close as closeTerminal, open as openTerminal } from "./terminal.js";
@@ -74,6 +74,7 @@ async function list() {
   const rows = page.items.slice(0, 50);
   const have = new Map([...$("jobs").children].map((li) => [li.dataset.job, li]));
   rows.forEach((j, i) => {
+    owned(j);
     let li = have.get(j.id);
     if (!li) {
       li = el("li", {}, button("", () => attempt(() => show(j.id)), { className: "link name" }), el("span", { className: "detail" }));
@@ -198,6 +199,7 @@ function draw(job) {
     job.status.resolvedApplication ??= view.job.status.resolvedApplication;
   }
   view.job = job;
+  owned(job);
   const { state } = job.status, running = state === "RUNNING", over = final.includes(state);
   put($("job-title"), shown(job.specification.name || job.specification.application.name));
   put($("job-state"), words[state] || state);

@@ -1,6 +1,6 @@
 // The search below a folder: results arrive while the provider looks.
 
-import { button, el, icon, plural, session, shown, size, socket, time, parentOf } from "./api.js";
+import { button, el, icon, plural, refused, session, shown, size, socket, time, parentOf } from "./api.js";
 
 const $ = (id) => document.getElementById(id);
 const most = 2000; // rows
@@ -29,6 +29,7 @@ export function search(folder, query, hidden) {
   ws.onmessage = (m) => {
     const { type, payload, status: code } = JSON.parse(m.data);
     if (type === "response") {
+      if (code === 482) refused();
       if (code > 399) run.why = payload.why || "The search failed (" + code + ")";
       run.ended = true;
     } else if (payload.type === "end_of_results") {

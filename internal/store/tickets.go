@@ -32,15 +32,16 @@ type Ticket struct {
 	UID       *ident.UID // of the account it was used for
 	By        string     // who closed it
 	Message   string     // why it was rejected
+	Key       string     // id of the signing key that came with it; "" for none
 }
 
-const ticketColumns = `hash, user_name, state, created_at, expires_at, closed_at, uid, actor, message`
+const ticketColumns = `hash, user_name, state, created_at, expires_at, closed_at, uid, actor, message, key_id`
 
 func scanTicket(s scanner) (t Ticket, err error) {
 	var hash []byte
 	var created, expires int64
 	var closed, uid sql.NullInt64
-	if err = s.Scan(&hash, &t.User, &t.State, &created, &expires, &closed, &uid, &t.By, &t.Message); err != nil {
+	if err = s.Scan(&hash, &t.User, &t.State, &created, &expires, &closed, &uid, &t.By, &t.Message, &t.Key); err != nil {
 		return t, err
 	}
 	t.CreatedAt, t.ExpiresAt, t.ClosedAt = fromMS(created), fromMS(expires), fromOpt(closed)
@@ -56,8 +57,8 @@ func scanTicket(s scanner) (t Ticket, err error) {
 // least 1) are open. A hash that exists is [ErrConflict].
 func (tx *Tx) InsertTicket(t Ticket, maxOpenPerUser int) error {
 	if err := tx.execOne(ErrConflict, "store ticket",
-		`INSERT INTO tickets (`+ticketColumns+`) VALUES (?, ?, 'open', ?, ?, NULL, NULL, '', '') ON CONFLICT DO NOTHING`,
-		t.Hash[:], string(t.User), toMS(t.CreatedAt), toMS(t.ExpiresAt)); err != nil {
+		`INSERT INTO tickets (`+ticketColumns+`) VALUES (?, ?, 'open', ?, ?, NULL, NULL, '', '', ?) ON CONFLICT DO NOTHING`,
+		t.Hash[:], string(t.User), toMS(t.CreatedAt), toMS(t.ExpiresAt), t.Key); err != nil {
 		return err
 	}
 	older, err := list(tx, value[[]byte], "list open tickets",

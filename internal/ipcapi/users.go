@@ -64,6 +64,10 @@ type TicketInfo struct {
 	By          string           `json:"by,omitempty"`
 	Message     string           `json:"message,omitempty"`
 	SelfService bool             `json:"selfService"` // the user may complete it without an operator
+	// KeyFingerprint is of the signing key that came with an open ticket, if it is described by itself. KeyWithdrawn tells
+	// that there was one which cannot become usable any more.
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
+	KeyWithdrawn   bool   `json:"keyWithdrawn,omitempty"`
 }
 
 // TicketPage is a part of a list of tickets.
@@ -78,6 +82,9 @@ type TicketCompletion struct {
 	User   ident.UCloudUser `json:"ucloudName"`
 	WaitMs int64            `json:"waitMs"` // how long to wait until the connection is active
 	DryRun bool             `json:"dryRun,omitempty"`
+	// KeyFingerprint is of the signing key that came with the ticket, as the person has compared it. Only with it the key
+	// becomes usable; without it the connection is made without a key, and another key than the ticket's is refused.
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
 }
 
 // TicketApproval binds a ticket to an account that an operator names: by login name, or by uid if Local is a number.
@@ -89,6 +96,8 @@ type TicketApproval struct {
 	WaitMs    int64            `json:"waitMs"`
 	Reason    string           `json:"reason,omitempty"`
 	DryRun    bool             `json:"dryRun,omitempty"`
+	// KeyFingerprint is what the user has told the operator, see TicketCompletion.
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
 }
 
 // TicketRejection closes tickets without a connection. Tickets holds texts or unambiguous short forms; the user sees
@@ -106,6 +115,10 @@ type LinkResult struct {
 	UID       ident.UID        `json:"uid"`
 	LocalName string           `json:"localName"`
 	State     string           `json:"state"`
+	// KeyFingerprint is of the signing key that has become usable with the connection. KeyUnused is of one that came with
+	// the ticket and has not, because nobody confirmed it.
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
+	KeyUnused      string `json:"keyUnused,omitempty"`
 }
 
 // UserListRequest asks for all mappings. Check has the account of each looked at, which costs a name service query

@@ -49,7 +49,23 @@ func (s *Service) ticketDescribe(ctx context.Context, _ *ipc.Request, req ipcapi
 	if err != nil {
 		return ipcapi.TicketInfo{}, err
 	}
-	return s.ticketInfo(rec), nil
+	key, err := m.Key(ctx, rec)
+	if err != nil {
+		return ipcapi.TicketInfo{}, err
+	}
+	info := s.ticketInfo(rec)
+	info.KeyFingerprint, info.KeyWithdrawn = key.Fingerprint, key.Withdrawn
+	return info, nil
+}
+
+// keyOf is the fingerprint of the signing key that came with a ticket, "" for none.
+func keyOf(ctx context.Context, m *ticket.Method, t ticket.Ticket) (string, error) {
+	rec, err := m.Describe(ctx, t)
+	if err != nil {
+		return "", err
+	}
+	key, err := m.Key(ctx, rec)
+	return key.Fingerprint, err
 }
 
 func (s *Service) ticketInfo(rec store.Ticket) ipcapi.TicketInfo {
@@ -68,7 +84,8 @@ func (s *Service) ticketInfo(rec store.Ticket) ipcapi.TicketInfo {
 // 03 section 7.7).
 func (s *Service) ticketComplete(ctx context.Context, r *ipc.Request, req ipcapi.TicketCompletion) (res ipcapi.LinkResult, err error) {
 	defer func() {
-		s.audit(r, "ticket.complete", err, slog.String("user", text(string(req.User))), slog.Bool("dryRun", req.DryRun))
+		s.audit(r, "ticket.complete", err, slog.String("user", text(string(req.User))), slog.String("key", text(req.KeyFingerprint)),
+			slog.Bool("dryRun", req.DryRun))
 	}()
 	m, err := s.tickets()
 	if err != nil {
@@ -81,20 +98,24 @@ func (s *Service) ticketComplete(ctx context.Context, r *ipc.Request, req ipcapi
 	if err != nil {
 		return res, err
 	}
+	key, err := keyOf(ctx, m, t)
+	if err != nil {
+		return res, err
+	}
 	mapping, err := m.Complete(ctx, ticket.Completion{
-		Ticket: t, User: req.User, Local: r.Peer.UID().String(), By: by(r) + " (self)", DryRun: req.DryRun,
+		Ticket: t, User: req.User, KeyFingerprint: req.KeyFingerprint, Local: r.Peer.UID().String(), By: by(r) + " (self)", DryRun: req.DryRun,
 	})
 	if err != nil {
 		return res, refused(err)
 	}
-	return s.linked(ctx, mapping, req.WaitMs, req.DryRun), nil
+	return withKey(s.linked(ctx, mapping, req.WaitMs, req.DryRun), key, req.KeyFingerprint), nil
 }
 
 // ticketApprove binds an account that an operator names.
 func (s *Service) ticketApprove(ctx context.Context, r *ipc.Request, req ipcapi.TicketApproval) (res ipcapi.LinkResult, err error) {
 	defer func() {
 		s.audit(r, "ticket.approve", err, slog.String("user", text(string(req.User))), slog.String("local", text(req.Local)),
-			slog.String("reason", text(req.Reason)), slog.Bool("dryRun", req.DryRun))
+			slog.String("key", text(req.KeyFingerprint)), slog.String("reason", text(req.Reason)), slog.Bool("dryRun", req.DryRun))
 	}()
 	m, err := s.tickets()
 	if err != nil {
@@ -107,13 +128,28 @@ func (s *Service) ticketApprove(ctx context.Context, r *ipc.Request, req ipcapi.
 	if err := s.future(req.ExpiresAt); err != nil {
 		return res, err
 	}
+	key, err := keyOf(ctx, m, t)
+	if err != nil {
+		return res, err
+	}
 	mapping, err := m.Complete(ctx, ticket.Completion{
-		Ticket: t, User: req.User, Local: req.Local, By: by(r), ExpiresAt: req.ExpiresAt, DryRun: req.DryRun,
+		Ticket: t, User: req.User, KeyFingerprint: req.KeyFingerprint, Local: req.Local, By: by(r), ExpiresAt: req.ExpiresAt, DryRun: req.DryRun,
 	})
 	if err != nil {
 		return res, refused(err)
 	}
-	return s.linked(ctx, mapping, req.WaitMs, req.DryRun), nil
+	return withKey(s.linked(ctx, mapping, req.WaitMs, req.DryRun), key, req.KeyFingerprint), nil
+}
+
+// withKey adds to the answer what became of the signing key that came with the ticket. A confirmation of another key has
+// been refused before.
+func withKey(res ipcapi.LinkResult, key, confirmed string) ipcapi.LinkResult {
+	if confirmed == "" {
+		res.KeyUnused = key
+	} else {
+		res.KeyFingerprint = key
+	}
+	return res
 }
 
 // linked is the answer after a mapping was stored.

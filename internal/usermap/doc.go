@@ -16,6 +16,9 @@
 // Only an active mapping counts for [Service.User] and [Service.Account], and so for launching instances and for
 // identity over IPC.
 //
+// Signing keys of a user (package signingkeys) become usable in the transaction of Link and end, by Options.Ended, in the
+// transaction that ends the mapping, so there is no moment at which a key counts without the proof that came with it.
+//
 // # What Core cannot bear
 //
 // A second approveConnection for a connected user, and one for a user whom Core does not know, end the Core process

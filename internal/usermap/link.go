@@ -20,6 +20,12 @@ type Link struct {
 	By        string     // who completed it, for the record
 	ExpiresAt *time.Time // nil: the connection does not expire
 
+	// Key is the id of the signing key that becomes usable with this proof, "" for none. Only a person who has been shown
+	// what the key is may bring this about: whoever completes the proof at the local account and has compared the
+	// fingerprint, see decision 14. A program that decides about a connection must leave it empty, as UCloud/Core could
+	// have uploaded the key (contract 01 section 7.2).
+	Key string
+
 	// NoApprove makes the mapping active at once, without a word to Core. For a connection that Core already has.
 	NoApprove bool
 	// DryRun has everything checked and nothing written.
@@ -39,6 +45,9 @@ var errDryRun = errors.New("dry run")
 //   - Invalid: Core has never named this user.
 //   - Conflict: the uid belongs to another user, or the user to another uid.
 func (s *Service) Link(ctx context.Context, l Link) (store.Mapping, error) {
+	if l.Key != "" && l.NoApprove {
+		return store.Mapping{}, errors.New("link: no signing key becomes usable without a proof of the user")
+	}
 	account, err := s.o.Policy.Check(ctx, l.Local)
 	if err != nil {
 		return store.Mapping{}, err
@@ -62,6 +71,11 @@ func (s *Service) Link(ctx context.Context, l Link) (store.Mapping, error) {
 		}
 		if m, err = s.write(tx, l, account); err != nil {
 			return err
+		}
+		if l.Key != "" {
+			if err := s.o.ActivateKey(tx, l.User, l.Key, account, l.Method); err != nil {
+				return err
+			}
 		}
 		if l.DryRun {
 			return errDryRun

@@ -72,6 +72,10 @@ type Options struct {
 	// that is removed later ends twice. Nil: nothing to do.
 	Ended func(tx *store.Tx, was store.Mapping, cause Cause) error
 
+	// ActivateKey makes the signing key that came with a proof usable, in the transaction that stores the mapping. proof
+	// is Link.Method. Nil: there are no signing keys.
+	ActivateKey func(tx *store.Tx, user ident.UCloudUser, key string, a Account, proof string) error
+
 	Now func() time.Time // nil: time.Now
 }
 
@@ -132,6 +136,11 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	if o.OnInactive == nil {
 		o.OnInactive = func(context.Context, ident.UCloudUser, ident.UID, string) {}
+	}
+	if o.ActivateKey == nil {
+		o.ActivateKey = func(*store.Tx, ident.UCloudUser, string, Account, string) error {
+			return errors.New("usermap: a proof came with a signing key, and there are none")
+		}
 	}
 	s := &Service{o: o, log: o.Log.With("part", "usermap"), changed: make(chan struct{})}
 	s.table.Store(&table{})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -97,7 +98,7 @@ func (m *Method) Begin(ctx context.Context, a usermap.Attempt) (string, error) {
 	t, now := New(), m.o.Now().UTC()
 	err := m.o.Store.Update(ctx, func(tx *store.Tx) error {
 		return tx.InsertTicket(store.Ticket{
-			Hash: t.Hash(), User: user, CreatedAt: now, ExpiresAt: now.Add(m.o.Lifetime), State: store.TicketOpen,
+			Hash: t.Hash(), User: user, CreatedAt: now, ExpiresAt: now.Add(m.o.Lifetime), State: store.TicketOpen, Key: a.Key,
 		}, m.o.MaxOpenPerUser)
 	})
 	if err != nil {
@@ -165,11 +166,48 @@ func errUnknown(cause error) error {
 	return failure.Wrap(cause, failure.NotFound, "There is no such ticket. Please compare it with the page, or press \"Connect\" in UCloud again")
 }
 
+// Key is the signing key that came with a ticket. The zero value is none.
+type Key struct {
+	Fingerprint string
+	// Withdrawn tells that there was one, and it cannot become usable any more: it was revoked, is too old, or somebody
+	// else has used the same link.
+	Withdrawn bool
+}
+
+// Key gives the signing key of an open ticket.
+func (m *Method) Key(ctx context.Context, rec store.Ticket) (key Key, err error) {
+	if rec.Key == "" || rec.State != store.TicketOpen {
+		return Key{}, nil
+	}
+	err = m.o.Store.View(ctx, func(tx *store.Tx) error {
+		key, err = m.key(tx, rec)
+		return err
+	})
+	return key, err
+}
+
+func (m *Method) key(tx *store.Tx, rec store.Ticket) (Key, error) {
+	k, err := tx.SigningKey(rec.Key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return Key{Withdrawn: true}, nil
+	case err != nil:
+		return Key{}, err
+	case k.User != rec.User || k.State != store.SigningKeyPending || !m.o.Now().Before(k.ExpiresAt):
+		return Key{Withdrawn: true}, nil
+	}
+	return Key{Fingerprint: k.Fingerprint}, nil
+}
+
 // Completion uses a ticket up.
 type Completion struct {
 	Ticket Ticket
 	// User is whom the person at the keyboard was shown and has confirmed.
 	User ident.UCloudUser
+	// KeyFingerprint is what a person has compared, of the signing key that came with the ticket. Only then the key
+	// becomes usable; if it is empty, the connection is made without a key. A program that decides about tickets must
+	// leave it empty: it has nothing to compare with, and UCloud/Core could have uploaded the key.
+	KeyFingerprint string
 	// Local is the account: what the kernel reports, or what an operator typed.
 	Local     string
 	By        string
@@ -178,29 +216,74 @@ type Completion struct {
 }
 
 // Complete closes the ticket and stores the mapping, in one transaction: if either is refused, the ticket stays open
-// (contract 05, D5). Errors are those of [usermap.Service.Link], and Conflict for a ticket that is not open or names
-// another user.
+// (contract 05, D5). Errors are those of [usermap.Service.Link], and Conflict for a ticket that is not open, names
+// another user, or came with another signing key than the one that was confirmed.
 func (m *Method) Complete(ctx context.Context, c Completion) (store.Mapping, error) {
-	return m.o.Users.Link(ctx, usermap.Link{
-		User: c.User, Local: c.Local, Method: MethodName, By: c.By, ExpiresAt: c.ExpiresAt, DryRun: c.DryRun,
-		Also: func(tx *store.Tx, a usermap.Account) error {
-			rec, err := tx.TicketByHash(c.Ticket.Hash())
-			if errors.Is(err, store.ErrNotFound) {
-				return errUnknown(err)
-			}
-			if err != nil {
-				return err
-			}
-			if err := usable(m.effective(rec), c.User); err != nil {
-				return err
-			}
-			err = tx.CloseTicket(rec.Hash, store.TicketUsed, &a.UID, c.By, "", m.o.Now())
-			if errors.Is(err, store.ErrConflict) {
-				return failure.Wrap(err, failure.Conflict, "The ticket has been used meanwhile")
-			}
+	rec, err := m.Describe(ctx, c.Ticket) // whose key it is cannot change
+	if err != nil {
+		return store.Mapping{}, err
+	}
+	link := usermap.Link{User: c.User, Local: c.Local, Method: MethodName, By: c.By, ExpiresAt: c.ExpiresAt, DryRun: c.DryRun}
+	if c.KeyFingerprint != "" {
+		link.Key = rec.Key
+	}
+	link.Also = func(tx *store.Tx, a usermap.Account) error {
+		rec, err := tx.TicketByHash(c.Ticket.Hash())
+		if errors.Is(err, store.ErrNotFound) {
+			return errUnknown(err)
+		}
+		if err != nil {
 			return err
-		},
-	})
+		}
+		if err := usable(m.effective(rec), c.User); err != nil {
+			return err
+		}
+		if err := m.settleKey(tx, rec, c.KeyFingerprint); err != nil {
+			return err
+		}
+		err = tx.CloseTicket(rec.Hash, store.TicketUsed, &a.UID, c.By, "", m.o.Now())
+		if errors.Is(err, store.ErrConflict) {
+			return failure.Wrap(err, failure.Conflict, "The ticket has been used meanwhile")
+		}
+		return err
+	}
+	return m.o.Users.Link(ctx, link)
+}
+
+// settleKey decides about the signing key of a ticket: it is the one that was confirmed, or it is forgotten.
+func (m *Method) settleKey(tx *store.Tx, rec store.Ticket, confirmed string) error {
+	if confirmed == "" {
+		if rec.Key == "" {
+			return nil
+		}
+		if err := tx.ForgetSigningKey(rec.Key); !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		return nil
+	}
+	if rec.Key == "" {
+		return failure.New(failure.Conflict, "No signing key came with this ticket")
+	}
+	key, err := m.key(tx, rec)
+	switch {
+	case err != nil:
+		return err
+	case key.Withdrawn:
+		return failure.New(failure.Conflict, "The signing key that came with this ticket cannot be used any more. "+
+			"Please press \"Connect\" in UCloud again")
+	case !sameFingerprint(key.Fingerprint, confirmed):
+		// Not telling which one it is: a fingerprint is there to be compared, not to be copied from an error.
+		return failure.New(failure.Conflict, "The signing key that came with this ticket is not the one that was confirmed. "+
+			"Do not connect: somebody else may have put their key there")
+	}
+	return nil
+}
+
+// sameFingerprint compares what a person gives with what it must be. The name of the hash may be left out.
+func sameFingerprint(want, given string) bool {
+	const prefix = "SHA256:"
+	given = strings.TrimSpace(given)
+	return given != "" && strings.TrimPrefix(want, prefix) == strings.TrimPrefix(given, prefix)
 }
 
 // usable refuses a ticket that cannot be completed for the user.
@@ -311,6 +394,7 @@ type View struct {
 	User      ident.UCloudUser
 	Ticket    Ticket
 	ExpiresAt time.Time
+	Key       Key    // of StageOpen
 	LocalName string // from StageConnecting on
 	Message   string // of StageRejected
 }
@@ -335,7 +419,8 @@ func (m *Method) View(ctx context.Context, text string) (View, error) {
 	switch {
 	case rec.State == store.TicketOpen:
 		v.Stage = StageOpen
-		return v, nil
+		v.Key, err = m.Key(ctx, rec)
+		return v, err
 	case rec.State == store.TicketRejected && fresh:
 		v.Stage = StageRejected
 		return v, nil

@@ -15,6 +15,10 @@
 // has been shown and has confirmed, and is refused if the ticket names another one. The account of an ordinary user is
 // the kernel's answer and no part of any request. TestCompleteNeedsTheConfirmedUser and TestSelfServiceUsesTheKernel
 // (package operator) prove these.
+//
+// A signing key may come with a ticket, and UCloud/Core could have put it there. So it becomes usable only if completing
+// names its fingerprint, which a person has compared; otherwise the connection is made without it
+// (TestKeyNeedsTheConfirmedFingerprint; decision 14 says what comparing proves).
 package ticket
 
 import (

@@ -143,6 +143,9 @@ type Checker interface {
 	Check() error
 }
 
+// remarked is implemented by replies that want to know what the end user is told.
+type remarked interface{ remark(userMessage string) }
+
 // decode fills reply, a pointer, and tells which fields it does not know.
 func (a answer) decode(reply any) (unknown string, err error) {
 	if reply == nil {

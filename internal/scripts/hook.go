@@ -63,6 +63,7 @@ var known = map[string]traits{
 	HookUserDisconnected: {changes: true, timeout: 60 * time.Second, concurrency: 1},
 
 	HookUserConnected: {changes: true, needsReply: true, timeout: 60 * time.Second, concurrency: 1},
+	HookTicketCreated: {changes: true, timeout: 30 * time.Second, concurrency: 1},
 
 	HookJobSubmit: {timeout: 10 * time.Second, concurrency: 4},
 	// Core gives up on a job after 5 s, in which it has to be submitted too: the 10 s of the contract are too long.

@@ -372,6 +372,9 @@ func (v *invocation) judge(reply any) *Error {
 		h.r.log.Debug("part of a reply is ignored", "hook", h.o.Name, "invocation", v.id, "why", unknown)
 	}
 	v.message = v.hide(a.message)
+	if r, ok := reply.(remarked); ok {
+		r.remark(v.hide(a.userMessage))
+	}
 	return nil
 }
 

@@ -27,7 +27,15 @@ type GatewayLimits struct {
 	MaxHeaderBytes      Size     `key:"maxHeaderBytes" default:"64KiB" min:"4KiB" max:"1MiB" doc:"Size of request line and headers."`
 	HeaderTimeout       Duration `key:"headerTimeout" default:"10s" max:"10m" doc:"Time for the headers to arrive."`
 	IdleTimeout         Duration `key:"idleTimeout" default:"5m" max:"1d" doc:"Idle time of a connection. WebSocket streams are exempt while alive."`
-	MaxConnectionsPerIP int      `key:"maxConnectionsPerIp" default:"0" min:"0" doc:"Connections of one address; 0 = no limit."`
+	MaxConnectionsPerIP int      `key:"maxConnectionsPerIp" default:"0" min:"0" doc:"Connections of one address; 0 = no limit. An IPv6 address counts as its /64, here and below."`
+
+	RequestsPerSecondPerIP    int  `key:"requestsPerSecondPerIp" flags:"added" default:"200" min:"0" max:"1000000" doc:"Requests of one address; 0 = no limit. More are answered with 429. Behind trustedProxies it is the client's address. Requests with UCloud/Core's verified token, and connections that had one, are exempt from all limits by address."`
+	RequestsPerSecondPerUser  int  `key:"requestsPerSecondPerUser" flags:"added" default:"100" min:"0" max:"1000000" doc:"Requests of browsers to one user's instance, or to one interface of a job; 0 = no limit. Addresses at which the user was answered before have an allowance of their own."`
+	ConnectionsPerSecondPerIP int  `key:"connectionsPerSecondPerIp" flags:"added" default:"100" min:"0" max:"1000000" doc:"New connections of one address; 0 = no limit. More are closed. Not for trustedProxies, and not for addresses from which UCloud/Core has called in the last 15 minutes."`
+	Burst                     int  `key:"burst" flags:"added" default:"10" min:"1" max:"600" doc:"How many seconds' worth of the rates above may come at once."`
+	FailuresPerMinutePerIP    int  `key:"failuresPerMinutePerIp" flags:"added" default:"300" min:"0" max:"1000000" doc:"Refused requests (401, 403, 404: wrong tokens, links that do not exist) of one address; 0 = no limit. After that the address gets 429 until the minute is over; users who were answered there before are not affected."`
+	MaxBrowserBody            Size `key:"maxBrowserBody" flags:"added" default:"32MiB" min:"17MiB" max:"1GiB" doc:"Body of one request of a browser to an instance. The web client sends uploads in pieces of 16 MB. Uploads over WebSockets are not affected."`
+	ResetsPerConnection       int  `key:"resetsPerConnection" flags:"added" default:"200" min:"10" max:"1000000" doc:"Requests that the client of one HTTP/2 connection may take back before it is closed; ten more in each second."`
 }
 
 // AccessLog says how requests are logged.

@@ -29,6 +29,10 @@ func (ex *exchange) finish(r *http.Request) {
 		status = statusClientGone
 	}
 	ex.g.metrics.record(ex, status, took)
+	ex.account(status)
+	if ex.conn != nil && r.ProtoMajor == 2 && r.Context().Err() != nil {
+		ex.conn.reset(time.Now(), &ex.settings.Limits)
+	}
 	if !ex.settings.AccessLog || !ex.g.access.Enabled(r.Context(), slog.LevelInfo) {
 		return
 	}

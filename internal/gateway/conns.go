@@ -16,19 +16,20 @@ const coreMemory = 15 * time.Minute
 // connection on which a verified Core token was seen is not counted, and neither are new ones from its address for a
 // while, since a connection has to be accepted before its first request can be seen (contract 00 point 9.17).
 type connections struct {
-	limit   func() (perIP int, trusted []netip.Prefix)
-	refused func() // counts refusals for the metrics
+	settings func() *Settings
+	refused  func(limit string, ip netip.Addr) // counts and logs refusals
+	rates    *buckets[netip.Addr]              // new connections
 
 	mu    sync.Mutex
 	open  map[*trackedConn]struct{}
-	byIP  map[netip.Addr]int
+	byIP  map[netip.Addr]int       // by [source]
 	core  map[netip.Addr]time.Time // when Core was seen last
 	empty chan struct{}            // closed when no connection is open; made by wait
 }
 
-func newConnections(limit func() (int, []netip.Prefix)) *connections {
+func newConnections(settings func() *Settings) *connections {
 	return &connections{
-		limit: limit, refused: func() {},
+		settings: settings, refused: func(string, netip.Addr) {}, rates: newBuckets[netip.Addr](maxBuckets),
 		open: make(map[*trackedConn]struct{}), byIP: make(map[netip.Addr]int), core: make(map[netip.Addr]time.Time),
 	}
 }
@@ -42,12 +43,17 @@ type trackedConn struct {
 	core    atomic.Bool // a verified Core token was seen
 	active  atomic.Int64
 	once    sync.Once
+
+	abuse
 }
 
 // Close implements [net.Conn].
 func (c *trackedConn) Close() error {
 	err := c.Conn.Close()
-	c.once.Do(func() { c.all.remove(c) })
+	c.once.Do(func() {
+		c.stopTimer()
+		c.all.remove(c)
+	})
 	return err
 }
 
@@ -79,21 +85,29 @@ func (c *trackedConn) sawCore(now time.Time) {
 	}
 }
 
-// add registers a connection, or says that the address has too many.
-func (a *connections) add(nc net.Conn, now time.Time) (*trackedConn, bool) {
-	c := &trackedConn{Conn: nc, all: a, ip: addrOf(nc.RemoteAddr())}
-	limit, trusted := a.limit()
+// add registers a connection, or names the limit that its address is over.
+func (a *connections) add(nc net.Conn, now time.Time) (c *trackedConn, limit string) {
+	c = &trackedConn{Conn: nc, all: a, ip: addrOf(nc.RemoteAddr())}
+	c.abuse.init(now)
+	s := a.settings()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if limit > 0 && c.ip.IsValid() && !containsAddr(trusted, c.ip) && now.Sub(a.core[c.ip]) > coreMemory {
-		if a.byIP[c.ip] >= limit {
-			return nil, false
+	c.trusted = !c.ip.IsValid() || containsAddr(s.TrustedProxies, c.ip)
+	if !c.trusted && now.Sub(a.core[c.ip]) > coreMemory {
+		from := source(c.ip)
+		if _, ok := a.rates.take(from, s.Limits.connectionRate(), now); !ok {
+			return nil, limitConnections
 		}
-		a.byIP[c.ip]++
-		c.counted = true
+		if limit := s.Limits.MaxConnectionsPerIP; limit > 0 {
+			if a.byIP[from] >= limit {
+				return nil, limitConcurrent
+			}
+			a.byIP[from]++
+			c.counted = true
+		}
 	}
 	a.open[c] = struct{}{}
-	return c, true
+	return c, ""
 }
 
 func (a *connections) remove(c *trackedConn) {
@@ -112,8 +126,9 @@ func (a *connections) uncountLocked(c *trackedConn) {
 		return
 	}
 	c.counted = false
-	if a.byIP[c.ip]--; a.byIP[c.ip] <= 0 {
-		delete(a.byIP, c.ip)
+	from := source(c.ip)
+	if a.byIP[from]--; a.byIP[from] <= 0 {
+		delete(a.byIP, from)
 	}
 }
 
@@ -156,10 +171,11 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c, ok := l.all.add(nc, time.Now()); ok {
+		c, limit := l.all.add(nc, time.Now())
+		if limit == "" {
 			return c, nil
 		}
-		l.all.refused()
+		l.all.refused(limit, addrOf(nc.RemoteAddr()))
 		nc.Close()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strconv"
 	"time"
 
 	"ucloud-im/internal/failure"
@@ -35,7 +36,11 @@ func (ex *exchange) forwardToInstance(r *http.Request, token string) error {
 		return err
 	}
 	if ex.class == classBrowser {
-		if in.streams.browser.Add(1) > int64(ex.settings.Limits.MaxBrowserRequests) {
+		limit := int64(ex.settings.Limits.MaxBrowserRequests)
+		if !ex.g.sources.isProven(ex.user, ex.client.ip, ex.arrival) {
+			limit = (limit + 1) / 2 // anybody can name the user: the rest is for those who were answered before
+		}
+		if in.streams.browser.Add(1) > limit {
 			in.streams.browser.Add(-1)
 			return failure.New(failure.TooMany, "Too many requests at a time")
 		}
@@ -265,6 +270,7 @@ func (ex *exchange) rewrite(p *httputil.ProxyRequest) {
 // modifyResponse cleans the head of an answer.
 func (ex *exchange) modifyResponse(res *http.Response) error {
 	removeInternalHeaders(res.Header)
+	ex.prove(res.Request.Method, res.StatusCode)
 	switch {
 	case ex.app != nil:
 		cleanAppAnswer(res.Header)
@@ -314,6 +320,11 @@ func (ex *exchange) fail(err error) {
 	h := ex.w.Header()
 	h.Set(observability.HeaderRequestID, ex.id)
 	h.Set("Cache-Control", "no-store")
+	if e, ok := asLimit(err); ok {
+		ex.refuse(e)
+		h.Set("Retry-After", strconv.FormatInt(e.retryAfter(), 10))
+		err = e.failure()
+	}
 	if errors.Is(err, errMisdirected) {
 		writeMisdirected(&ex.w)
 		return
@@ -331,6 +342,8 @@ func classifyError(err error) error {
 		return err
 	}
 	switch {
+	case errors.Is(err, errTooLong):
+		return failure.Wrap(err, failure.TooLarge, "The body of the request is too large")
 	case errors.Is(err, errClient):
 		return failure.Wrap(err, failure.Invalid, "The body of the request could not be read")
 	case errors.Is(err, errNotHandedOver):

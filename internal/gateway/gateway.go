@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -29,6 +30,7 @@ type Gateway struct {
 	server   *upstream // IM/Server
 	holder   *holder
 	conns    *connections
+	sources  *sources
 	metrics  *metrics
 	tokens   *rate.Limiter // questions about one-time tokens
 	checks   atomic.Int64  // such questions under way
@@ -60,10 +62,7 @@ func New(o Options, s Settings) (*Gateway, error) {
 	limit := s.withDefaults().Limits.TokenChecksPerSecond
 	g.tokens = rate.NewLimiter(rate.Limit(limit), int(2*limit)) // full, unlike one whose burst grows later
 	g.Reconfigure(s)
-	g.conns = newConnections(func() (int, []netip.Prefix) {
-		s := g.settings.Load()
-		return s.Limits.MaxConnectionsPerIP, s.TrustedProxies
-	})
+	g.conns = newConnections(g.settings.Load)
 	o.Routes.check = o.CheckListener
 	if o.Web != nil {
 		o.Web.check = o.CheckWebListener
@@ -71,7 +70,8 @@ func New(o Options, s Settings) (*Gateway, error) {
 	g.holder = newHolder(o.Control, o.Routes, g.log)
 	g.metrics = newMetrics(o.Registry, g)
 	g.holder.count = func(result string) { g.metrics.wakes.WithLabelValues(result).Inc() }
-	g.conns.refused = g.metrics.refusedConns.Inc
+	g.sources = newSources(g.log, func(limit string) { g.metrics.limited.WithLabelValues(limit).Inc() })
+	g.conns.refused = func(limit string, ip netip.Addr) { g.sources.note(limit, ip, time.Now()) }
 	g.wg.Go(g.sweep)
 	return g, nil
 }
@@ -101,6 +101,8 @@ func (g *Gateway) sweep() {
 		case now := <-tick.C:
 			g.server.sweep(now)
 			g.routes.sweep(now)
+			g.sources.sweep(now)
+			g.conns.rates.sweep(now)
 			if g.o.Web != nil {
 				g.o.Web.sweep(now)
 			}
@@ -118,11 +120,13 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ResponseWriter: w, bytes: &ex.bytes, draining: g.draining.Load(), large: &g.large,
 		guard: stallGuard{rc: http.NewResponseController(w), timeout: s.Limits.StallTimeout},
 	}
+	ex.conn, _ = r.Context().Value(connKey{}).(*trackedConn)
+	ex.bytes.conn = ex.conn
+	ex.bytes.request()
 	if r.Body != nil && r.Body != http.NoBody {
 		ex.body = &clientBody{body: r.Body, guard: &ex.w.guard, bytes: &ex.bytes}
 		r.Body = ex.body
 	}
-	ex.conn, _ = r.Context().Value(connKey{}).(*trackedConn)
 	g.metrics.inFlight.Inc()
 	defer ex.finish(r) // also when ReverseProxy aborts the connection by a panic
 	if err := ex.serve(r); err != nil {
@@ -154,6 +158,7 @@ type exchange struct {
 	err     error         // why the gateway answered itself, or what broke
 	short   bool          // the answer is short
 	aborted bool          // the answer was cut off
+	limited bool          // the request is subject to the limits by address
 
 	wantsPage bool // a person looks at the answer
 }
@@ -172,24 +177,37 @@ func (c callerClass) String() string { return [...]string{"none", "core", "brows
 // serve is the pipeline. Its order is part of the security of the gateway: see the package comment.
 func (ex *exchange) serve(r *http.Request) error {
 	ex.wantsPage = wantsPage(r)
+	removeInternalHeaders(r.Header)
+	ex.findClient(r)
+	over := ex.admit()
+	authorization := len(r.Header["Authorization"]) > 0
+	if over != nil && !authorization { // it cannot be Core
+		return over
+	}
 	if host, ok := ex.settings.webHost(r.Host); ok {
+		if over != nil { // Core does not go there
+			return over
+		}
 		return ex.serveWeb(r, host)
 	}
 	id, query, err := ex.sanitise(r)
 	if err != nil {
-		return err
+		return cmp.Or(over, err)
 	}
 	ex.target = classify(ex.settings.Provider, ex.path)
 	if ex.target == targetNone {
-		return failure.New(failure.NotFound, "Not found")
+		return cmp.Or(over, ex.mayTry(), failure.New(failure.NotFound, "Not found"))
 	}
 	core := false
 	if _, ok := r.Header["Authorization"]; ok {
 		if _, err := ex.g.o.VerifyCore(r.Header); err != nil {
-			return failure.Wrap(err, failure.Unauthenticated, "The token of the request is not valid")
+			return cmp.Or(over, ex.mayTry(), failure.Wrap(err, failure.Unauthenticated, "The token of the request is not valid"))
 		}
 		core = true
 		ex.class = classCore
+		if ex.limited && over == nil {
+			ex.g.sources.isCore(ex.client.ip, &ex.settings.Limits)
+		}
 		if ex.conn != nil {
 			ex.conn.sawCore(ex.arrival)
 		}
@@ -199,6 +217,11 @@ func (ex *exchange) serve(r *http.Request) error {
 		return err
 	}
 	defer leave()
+	if !core && !ex.g.sources.isProven(ex.user, ex.client.ip, ex.arrival) {
+		if err := ex.mayTry(); err != nil {
+			return err
+		}
+	}
 	switch ex.target {
 	case targetServer:
 		return ex.forwardToServer(r)
@@ -209,6 +232,9 @@ func (ex *exchange) serve(r *http.Request) error {
 		return err
 	}
 	if ex.class == classBrowser {
+		if err := ex.limitBrowser(r); err != nil {
+			return err
+		}
 		// Two tokens, or none, are nothing that the server could look up.
 		return ex.forwardToInstance(r, oneTimeToken(r, query))
 	}
@@ -218,8 +244,6 @@ func (ex *exchange) serve(r *http.Request) error {
 // sanitise cleans the request in place and refuses what is ambiguous. After it, no header with an internal meaning is
 // left.
 func (ex *exchange) sanitise(r *http.Request) (identity, map[string][]string, error) {
-	removeInternalHeaders(r.Header)
-	ex.findClient(r)
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
 	default:

@@ -14,7 +14,7 @@ type metrics struct {
 	inFlight       prometheus.Gauge
 	wakes          *prometheus.CounterVec // result
 	upstreamErrors *prometheus.CounterVec // kind
-	refusedConns   prometheus.Counter
+	limited        *prometheus.CounterVec // limit
 	streams        prometheus.Gauge
 }
 
@@ -36,17 +36,20 @@ func newMetrics(r prometheus.Registerer, g *Gateway) *metrics {
 		upstreamErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ucloud_gateway_upstream_errors_total", Help: "Attempts to reach an instance or IM/Server that failed and were repeated.",
 		}, []string{"kind"}),
-		refusedConns: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ucloud_gateway_connections_refused_total", Help: "Connections over the limit of their address.",
-		}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ucloud_gateway_limited_total", Help: "Requests refused, and connections refused or closed, by the limit they were over.",
+		}, []string{"limit"}),
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ucloud_gateway_upgraded_connections", Help: "Upgraded connections (WebSockets).",
 		}),
 	}
+	for _, limit := range limitNames {
+		m.limited.WithLabelValues(limit)
+	}
 	if r == nil {
 		return m
 	}
-	r.MustRegister(m.requests, m.duration, m.inFlight, m.wakes, m.upstreamErrors, m.refusedConns, m.streams,
+	r.MustRegister(m.requests, m.duration, m.inFlight, m.wakes, m.upstreamErrors, m.limited, m.streams,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "ucloud_gateway_held_requests", Help: "Requests that wait for an instance or for IM/Server.",
 		}, func() float64 { return float64(g.holder.held.Load()) }),

@@ -84,11 +84,26 @@ type Limits struct {
 	IdleTimeout         time.Duration // gateway.limits.idleTimeout, 5 min; of client connections; read at the start
 	MaxConnectionsPerIP int           // gateway.limits.maxConnectionsPerIp, 0 = no limit
 
+	// Rates of one address (an IPv6 address counts as its /64) or user. 0 means no limit; these have no defaults here but
+	// in the configuration, gateway.limits.
+	RequestsPerSecondPerIP    float64
+	RequestsPerSecondPerUser  float64
+	ConnectionsPerSecondPerIP float64
+	FailuresPerMinutePerIP    float64
+	// Burst is how many seconds' worth of a rate may come at once; 10. Failures have a minute's worth.
+	Burst float64
+	// Resets is the number of requests that the client of an HTTP/2 connection may take back before it is closed, unless
+	// Core uses it; ten more in each second. 200.
+	Resets int
+
 	// StallTimeout is how long a client may neither send a kibibyte of its body nor take any of the answer; 30 s.
 	StallTimeout time.Duration
 	// MaxServerBody is the largest body for IM/Server in bytes; 1 MiB. Such bodies are buffered, so that the request can
 	// be repeated. Bodies for instances are streamed and not limited here.
 	MaxServerBody int64
+	// MaxBrowserBody is the largest body of a request without a Core token to an instance in bytes; 32 MiB, twice what the
+	// web client sends in one piece of an upload (contract 11 section 4).
+	MaxBrowserBody int64
 	// MaxStreams is the number of concurrent requests on one HTTP/2 connection on which no Core token was seen; 100.
 	// Others may have MaxCoreStreams, 2000, since Core sends the calls of all users over one connection.
 	MaxStreams, MaxCoreStreams int
@@ -114,6 +129,9 @@ func (s Settings) withDefaults() Settings {
 	setDefault(&l.IdleTimeout, 5*time.Minute)
 	setDefault(&l.StallTimeout, 30*time.Second)
 	setDefault(&l.MaxServerBody, 1<<20)
+	setDefault(&l.MaxBrowserBody, 32<<20)
+	setDefault(&l.Burst, 10)
+	setDefault(&l.Resets, 200)
 	setDefault(&l.MaxStreams, 100)
 	setDefault(&l.MaxCoreStreams, 2000)
 	setDefault(&l.MaxBrowserRequests, 64)
@@ -122,6 +140,22 @@ func (s Settings) withDefaults() Settings {
 	setDefault(&l.AnswerTimeout, 2*time.Minute)
 	setDefault(&l.TokenChecksPerSecond, 200)
 	return s
+}
+
+func (l *Limits) requestRate() rateOf {
+	return rateOf{l.RequestsPerSecondPerIP, l.RequestsPerSecondPerIP * l.Burst}
+}
+
+func (l *Limits) userRate() rateOf {
+	return rateOf{l.RequestsPerSecondPerUser, l.RequestsPerSecondPerUser * l.Burst}
+}
+
+func (l *Limits) connectionRate() rateOf {
+	return rateOf{l.ConnectionsPerSecondPerIP, l.ConnectionsPerSecondPerIP * l.Burst}
+}
+
+func (l *Limits) failureRate() rateOf {
+	return rateOf{l.FailuresPerMinutePerIP / 60, l.FailuresPerMinutePerIP}
 }
 
 func setDefault[T comparable](v *T, d T) {

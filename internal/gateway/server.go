@@ -70,7 +70,8 @@ func (g *Gateway) httpServer(h http.Handler) *http.Server {
 			SendPingTimeout:      l.StallTimeout,
 			WriteByteTimeout:     l.StallTimeout,
 		},
-		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug), // refused handshakes and the like: anybody can cause them
+		ErrorLog:  slog.NewLogLogger(g.log.Handler(), slog.LevelDebug), // refused handshakes and the like: anybody can cause them
+		ConnState: noteProtocol,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if t, ok := c.(*tls.Conn); ok {
 				c = t.NetConn()

@@ -63,8 +63,6 @@ func (s *Settings) webHost(host string) (string, bool) {
 // exchange of the token belongs to the application, so the path is passed on as it came.
 func (ex *exchange) serveWeb(r *http.Request, host string) error {
 	ex.target, ex.class = targetWeb, classBrowser
-	removeInternalHeaders(r.Header)
-	ex.findClient(r)
 	if err := ex.checkTarget(r); err != nil {
 		return err
 	}
@@ -78,6 +76,9 @@ func (ex *exchange) serveWeb(r *http.Request, host string) error {
 		app = ex.g.o.Web.host(host)
 	}
 	if path, err := cleanPath(r.URL.EscapedPath()); err == nil && path == "/ucloud/"+ex.settings.Provider+"/authorize-app" {
+		if err := ex.mayTry(); err != nil {
+			return err
+		}
 		return ex.authorizeApp(r, host, app)
 	}
 	if app == nil {
@@ -89,6 +90,11 @@ func (ex *exchange) serveWeb(r *http.Request, host string) error {
 	}
 	if !sameOrigin(r) {
 		return errOtherOrigin
+	}
+	if ex.limited {
+		if err := ex.g.sources.app(app.route.ID, &ex.settings.Limits, ex.arrival); err != nil {
+			return err
+		}
 	}
 	return ex.forwardToApp(r, app, grant)
 }

@@ -65,6 +65,9 @@ var (
 
 // pageOf chooses the page for an error.
 func pageOf(err error) (webPage, bool) {
+	if _, ok := asLimit(err); ok {
+		return pageBusy, true
+	}
 	switch {
 	case errors.Is(err, errNotRunning):
 		return pageQueued, true

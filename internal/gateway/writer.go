@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -12,7 +13,38 @@ import (
 
 // traffic counts the bytes of a request for the access log. Both directions of an upgraded connection run at the same
 // time.
-type traffic struct{ in, out atomic.Int64 }
+type traffic struct {
+	in, out atomic.Int64
+	conn    *trackedConn // nil in tests without a listener
+}
+
+// What a client may send beside it, in bytes, for each request, and for each byte of a body or an answer: headers, frames,
+// acknowledgements.
+const (
+	overheadOfRequest = 16 << 10
+	overheadOfBody    = 2
+	overheadOfAnswer  = 4 // bytes of the answer for one of overhead
+)
+
+func (t *traffic) request() {
+	if t.conn != nil {
+		t.conn.allow(overheadOfRequest)
+	}
+}
+
+func (t *traffic) received(n int) {
+	t.in.Add(int64(n))
+	if t.conn != nil {
+		t.conn.allow(int64(n) * overheadOfBody)
+	}
+}
+
+func (t *traffic) sent(n int) {
+	t.out.Add(int64(n))
+	if t.conn != nil {
+		t.conn.allow(int64(n) / overheadOfAnswer)
+	}
+}
 
 // stallGuard gives a client time as long as it makes progress: the deadlines of net/http's Server would cut long uploads
 // and downloads, and without any deadline a client that stops costs a connection for ever.
@@ -67,7 +99,7 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	}
 	w.guard.writing()
 	n, err := w.ResponseWriter.Write(p)
-	w.bytes.out.Add(int64(n))
+	w.bytes.sent(n)
 	return n, err
 }
 
@@ -94,7 +126,12 @@ type clientBody struct {
 	touched bool // Read was called
 	set     bool // a read deadline is set
 	pending int  // bytes since the deadline was set
+	total   int64
+	most    int64 // bytes that may come, if it is not 0
 }
+
+// errTooLong is a body that is longer than its sender may make it.
+var errTooLong = errors.New("the body is too long")
 
 func (b *clientBody) Read(p []byte) (int, error) {
 	b.touched = true
@@ -104,7 +141,10 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.body.Read(p)
 	b.pending += n
-	b.bytes.in.Add(int64(n))
+	b.bytes.received(n)
+	if b.total += int64(n); b.most > 0 && b.total > b.most {
+		return n, errTooLong
+	}
 	if err == io.EOF {
 		// net/http goes on reading in the background to see whether the client leaves; an old deadline would look like that.
 		// After a timeout the deadline stays: else net/http would wait for the rest of the body before it answers.

@@ -51,6 +51,14 @@ func settings(c *config.Config) gateway.Settings {
 			HeaderTimeout:       time.Duration(g.Limits.HeaderTimeout),
 			IdleTimeout:         time.Duration(g.Limits.IdleTimeout),
 			MaxConnectionsPerIP: g.Limits.MaxConnectionsPerIP,
+
+			RequestsPerSecondPerIP:    float64(g.Limits.RequestsPerSecondPerIP),
+			RequestsPerSecondPerUser:  float64(g.Limits.RequestsPerSecondPerUser),
+			ConnectionsPerSecondPerIP: float64(g.Limits.ConnectionsPerSecondPerIP),
+			FailuresPerMinutePerIP:    float64(g.Limits.FailuresPerMinutePerIP),
+			Burst:                     float64(g.Limits.Burst),
+			MaxBrowserBody:            g.Limits.MaxBrowserBody.Bytes(),
+			Resets:                    g.Limits.ResetsPerConnection,
 		},
 	}
 }
@@ -178,8 +186,8 @@ func (p *process) tryReload() error {
 // request.
 func (p *process) warnOfRestart(c *config.Config) {
 	old := p.config
-	limits := old.Gateway.Limits
-	limits.MaxConnectionsPerIP = c.Gateway.Limits.MaxConnectionsPerIP // takes effect at once
+	limits := c.Gateway.Limits // all but these take effect at once
+	limits.MaxHeaderBytes, limits.HeaderTimeout, limits.IdleTimeout = old.Gateway.Limits.MaxHeaderBytes, old.Gateway.Limits.HeaderTimeout, old.Gateway.Limits.IdleTimeout
 	for key, changed := range map[string]bool{
 		"provider.id":           c.Provider.ID != old.Provider.ID,
 		"gateway.listen":        !slices.Equal(c.Gateway.Listen, old.Gateway.Listen),

@@ -76,6 +76,7 @@ type OIDC struct {
 	Scopes             []string `key:"scopes" default:"[openid]" doc:"Scopes; openid is always asked for."`
 	ConnectionLifetime Duration `key:"connectionLifetime" default:"7d" doc:"After it the user has to log in again."`
 	OnUserConnected    Exec     `key:"onUserConnected" need:"yes" doc:"Script that turns the claims into a uid."`
+	CAFile             Path     `key:"caFile" exists:"file" defaultDoc:"the system's trust store" doc:"Trust anchors for the issuer, PEM."`
 }
 
 // LDAP is a directory; the password is in secrets.yml.

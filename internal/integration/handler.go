@@ -93,6 +93,11 @@ type Options struct {
 	Tickets Tickets
 	Page    PageOptions
 
+	// Logins serve the pages of a login at an identity provider; nil: there are none. SelfPublic is then required: the
+	// gateway's address for browsers.
+	Logins     Logins
+	SelfPublic string
+
 	Branding    func() *Branding   // nil, or a nil result: no branding is configured
 	Maintenance func() Maintenance // nil: never
 	Healthy     func() error       // nil: always
@@ -109,6 +114,7 @@ type Handler struct {
 	verify func(http.Header) error
 	mux    *http.ServeMux
 	page   *page
+	origin string // of our own pages
 }
 
 // PagePath is the path of the ticket page below the gateway's public address.
@@ -135,7 +141,10 @@ func New[T any](v Verifier[T], o Options) (*Handler, error) {
 		o: o, log: o.Log.With("part", "integration"), mux: http.NewServeMux(),
 		verify: func(hd http.Header) error { _, err := v.VerifyCore(hd); return err },
 	}
-	if o.Tickets != nil {
+	if h.origin = originOf(o.SelfPublic); o.Logins != nil && o.SelfPublic == "" {
+		return nil, errors.New("integration: SelfPublic is required for logins")
+	}
+	if o.Tickets != nil || o.Logins != nil {
 		var err error
 		if h.page, err = newPage(o.Page, o.UCloudPublic); err != nil {
 			return nil, fmt.Errorf("integration: %w", err)
@@ -168,6 +177,10 @@ func (h *Handler) routes() error {
 		{"POST", base + "/integration/unlinked", callerCoreAbout, h.unlinked},
 		{"POST", base + "/integration/init", callerCoreAbout, h.launch},
 		{"GET", base + "/integration/instructions", callerPublic, h.instructions},
+		{"GET", LoginPath(h.o.Provider), callerPublic, h.loginOpen},
+		{"GET", CallbackPath, callerPublic, h.loginReturn},
+		{"GET", consentPath(h.o.Provider), callerPublic, h.consentPage},
+		{"POST", consentPath(h.o.Provider), callerPublic, h.consentDecide},
 		{"GET", base + "/files/collections/retrieveProducts", callerCore, h.storageProducts},
 		{"GET", base + "/jobs/retrieveProducts", callerCore, h.computeProducts},
 		{"GET", base + "/ingresses/retrieveProducts", callerCore, h.noProducts},

@@ -55,7 +55,7 @@ func newPage(o PageOptions, ucloudPublic string) (*page, error) {
 	if u, err := url.Parse(ucloudPublic); err != nil || (u.Scheme != "https" && u.Scheme != "http") {
 		return nil, fmt.Errorf("the address of UCloud %q is not an absolute http(s) URL", ucloudPublic)
 	}
-	tmpl, err := template.New("page").Parse(pageHTML)
+	tmpl, err := template.New("page").Parse(pageHTML + loginHTML)
 	if err != nil {
 		return nil, fmt.Errorf("page template: %w", err)
 	}
@@ -63,7 +63,7 @@ func newPage(o PageOptions, ucloudPublic string) (*page, error) {
 	// page would not run, load, submit or be framed (W3C CSP 3).
 	sum := sha256.Sum256([]byte(pageCSS))
 	csp := "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; " +
-		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+		"base-uri 'none'; frame-ancestors 'none'; form-action "
 	p := &page{o: o, ucloud: ucloudPublic, tmpl: tmpl, csp: csp}
 	if o.Instructions != "" {
 		p.custom = parseMarkdown(o.Instructions)
@@ -78,6 +78,7 @@ type content struct {
 	Refresh                   int
 	User, Ticket, Expires     string
 	LocalName, Message        string
+	Form, Action, Fingerprint string // of the question for consent
 	SelfService               bool
 	Contact, Mail, ContactURL string
 	Custom                    template.HTML
@@ -86,7 +87,7 @@ type content struct {
 // instructions serves the page of a ticket. The ticket in the URL is the whole proof; a request needs nothing else and
 // whatever else it carries is ignored.
 func (h *Handler) instructions(w http.ResponseWriter, r *http.Request) error {
-	if h.page == nil {
+	if h.o.Tickets == nil {
 		return failure.New(failure.NotFound, "There is no such call")
 	}
 	v, err := h.o.Tickets.View(r.Context(), r.URL.Query().Get("ticket"))
@@ -138,8 +139,13 @@ func (p *page) write(w http.ResponseWriter, r *http.Request, status int, name st
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
-	h.Set("Referrer-Policy", "no-referrer") // the ticket is in the URL
-	h.Set("Content-Security-Policy", p.csp)
+	if c.Form == "" {
+		h.Set("Referrer-Policy", "no-referrer") // the ticket is in the URL
+		h.Set("Content-Security-Policy", p.csp+"'none'")
+	} else {
+		h.Set("Referrer-Policy", "same-origin") // with no-referrer, browsers would send the form with "Origin: null"
+		h.Set("Content-Security-Policy", p.csp+"'self'")
+	}
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")

@@ -225,7 +225,7 @@ func (s *Service) Decide(ctx context.Context, cookie, form string, agree bool) e
 		expires = &at
 	}
 	_, err = s.o.Users.Link(ctx, usermap.Link{
-		User: rec.User, Local: rec.UID.String(), Method: s.o.Method, By: rec.LocalName, ExpiresAt: expires,
+		User: rec.User, Local: rec.UID.String(), Method: s.o.Method, By: rec.LocalName, ExpiresAt: expires, Key: rec.Key,
 		Also: func(tx *store.Tx, a usermap.Account) error {
 			if a.UID != rec.UID || a.Name != rec.LocalName {
 				return failure.New(failure.Conflict, "Your local account has changed meanwhile. Please ask the operators")

@@ -135,7 +135,7 @@ var layers = [][]string{
 	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "handover", "localuser", "shell", "software", "yamlnode"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "slurmcheck", "applications"},
-	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "jobs", "jobsite"},
+	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "jobs", "jobsite"},
 	{"fileserver", "integration", "operator", "gateway", "jobrunner", "websession"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},
 }

@@ -28,9 +28,10 @@ type Route struct {
 // caller has the class that the route accepts. Only this package makes one.
 type Call struct {
 	*http.Request
-	claims hoptoken.Claims
-	route  *Route
-	log    *slog.Logger
+	claims  hoptoken.Claims
+	route   *Route
+	intents Intents
+	log     *slog.Logger
 }
 
 // Claims are what the gateway vouches for.
@@ -44,6 +45,7 @@ type guard struct {
 	verifier hoptoken.Verifier
 	prefix   string // "/ucloud/{provider}/"
 	routes   map[string]*Route
+	intents  Intents // nil: nothing is asked for
 	log      *slog.Logger
 }
 
@@ -55,9 +57,10 @@ func newGuard(o Options, routes []Route) *guard {
 		verifier: hoptoken.Verifier{
 			Key: hoptoken.Key(o.Start.HopKey), UID: o.Start.UID, User: o.Start.User, Now: o.Now,
 		},
-		prefix: "/ucloud/" + o.Provider + "/",
-		routes: make(map[string]*Route, len(routes)),
-		log:    o.Log.With("part", "fileserver"),
+		prefix:  "/ucloud/" + o.Provider + "/",
+		routes:  make(map[string]*Route, len(routes)),
+		intents: o.Intents,
+		log:     o.Log.With("part", "fileserver"),
 	}
 	for _, r := range routes {
 		known := r.Class == hoptoken.ClassCore || r.Class == hoptoken.ClassBrowser
@@ -86,7 +89,7 @@ func wellFormed(path string) bool {
 }
 
 // ServeHTTP implements [http.Handler]. The order is that of contract 01 section 5; nothing of the request's body is read
-// before all checks have passed.
+// before all checks have passed but that of the signed intent, which needs it.
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	claims, route, err := g.check(r)
 	if err != nil {
@@ -95,10 +98,14 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &Call{
 		Request: r.WithContext(observability.WithRequestID(r.Context(), claims.RequestID)),
-		claims:  claims, route: route,
+		claims:  claims, route: route, intents: g.intents,
 		log: g.log.With("request", claims.RequestID, "user", claims.User),
 	}
-	if err := route.Serve(w, c); err != nil {
+	err = g.checkIntent(w, c)
+	if err == nil {
+		err = route.Serve(w, c)
+	}
+	if err != nil {
 		level := slog.LevelDebug
 		if failure.KindOf(err) == failure.Internal {
 			level = slog.LevelError

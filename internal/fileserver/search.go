@@ -59,7 +59,10 @@ func (s *server) stream(c *Call, ws *websock.Conn) (websocket.StatusCode, string
 	if kind != websocket.MessageText {
 		return websocket.StatusUnsupportedData, "text is expected"
 	}
-	stream, req, err := parseSearch(s.provider, data)
+	m, req, err := parseSearch(s.provider, data)
+	if err == nil {
+		err = c.CheckFrame(c.Context(), m.Call, m.SignedIntent, m.Payload)
+	}
 	if err != nil {
 		c.Log().Debug("search refused", "error", err)
 		return websocket.StatusPolicyViolation, failure.Why(err)
@@ -67,7 +70,7 @@ func (s *server) stream(c *Call, ws *websock.Conn) (websocket.StatusCode, string
 	// Reads control frames from now on. The context ends when Core closes, or sends something more.
 	ctx = ws.CloseRead(c.Context())
 	send := func(kind string, batch []providerapi.File) error {
-		return s.sendBatch(ctx, ws, stream, kind, batch)
+		return s.sendBatch(ctx, ws, m.StreamID, kind, batch)
 	}
 	err = s.files.Search(ctx, &req, func(batch []providerapi.File) error { return send(providerapi.SearchResult, batch) })
 	if err == nil {
@@ -90,21 +93,20 @@ func (s *server) stream(c *Call, ws *websock.Conn) (websocket.StatusCode, string
 }
 
 // parseSearch reads the first message on the socket.
-func parseSearch(provider string, data []byte) (stream string, req providerapi.FilesSearch, err error) {
-	var m providerapi.StreamRequest
+func parseSearch(provider string, data []byte) (m providerapi.StreamRequest, req providerapi.FilesSearch, err error) {
 	if err := json.Unmarshal(data, &m); err != nil {
-		return "", req, failure.Wrap(err, failure.Invalid, "The request is not valid")
+		return m, req, failure.Wrap(err, failure.Invalid, "The request is not valid")
 	}
 	if m.Call != providerapi.SearchCall(provider) {
-		return "", req, failure.Wrap(fmt.Errorf("call %.100q", m.Call), failure.Invalid, "The call is not known here")
+		return m, req, failure.Wrap(fmt.Errorf("call %.100q", m.Call), failure.Invalid, "The call is not known here")
 	}
 	if err := json.Unmarshal(m.Payload, &req); err != nil {
-		return "", req, failure.Wrap(err, failure.Invalid, "The request is not valid")
+		return m, req, failure.Wrap(err, failure.Invalid, "The request is not valid")
 	}
 	if req.CurrentFolder == nil || *req.CurrentFolder == "" || req.Query == "" {
-		return "", req, failure.New(failure.Invalid, "A query and a folder are required")
+		return m, req, failure.New(failure.Invalid, "A query and a folder are required")
 	}
-	return m.StreamID, req, nil
+	return m, req, nil
 }
 
 // sendBatch sends one answer.

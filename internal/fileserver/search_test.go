@@ -274,14 +274,14 @@ func FuzzSearchRequest(f *testing.F) {
 	f.Add([]byte(`{"call":"files.provider.hpc-example.streamingSearch","payload":null}`))
 	f.Add([]byte(`{"call":"files.provider.hpc-example.streamingSearch","payload":{"query":"\ud800","currentFolder":"/","flags":null,"owner":null}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		stream, req, err := parseSearch(testProvider, data)
+		m, req, err := parseSearch(testProvider, data)
 		if err != nil {
 			return
 		}
 		if req.CurrentFolder == nil || *req.CurrentFolder == "" || req.Query == "" {
 			t.Fatalf("accepted %q", data)
 		}
-		if raw := appendAnswer(nil, stream, providerapi.SearchEnd, nil); !json.Valid(raw) {
+		if raw := appendAnswer(nil, m.StreamID, providerapi.SearchEnd, nil); !json.Valid(raw) {
 			t.Fatalf("answer %q", raw)
 		}
 	})

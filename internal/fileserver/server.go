@@ -8,6 +8,9 @@
 // read. Each route names the class of caller that it accepts, and a route that names none makes [New] panic: an open
 // route cannot come into being by forgetting something. TestEveryRouteIsGuarded proves it for all routes.
 //
+// Core itself is trusted as far as the policy about signed intents says. Each route names the intent that it needs, or why
+// it needs none; with the policy off that costs nothing, and bodies are streamed (TestOffDoesNotRead).
+//
 // The body is what Core sends. It is bounded in size, and every path in it is checked by package drives.
 package fileserver
 
@@ -26,13 +29,14 @@ import (
 	"ucloud-im/internal/providerapi"
 )
 
-// Options are what the handlers need. All of it is required, except Now and Routes.
+// Options are what the handlers need. All of it is required, except Now, Routes and, in tests, Intents.
 type Options struct {
 	Provider string         // this provider's id, as it stands in paths
 	Start    ipcapi.Start   // whom the instance serves, and the key of its route
 	Files    *files.Service // does the work
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now
+	Intents  Intents          // nil: nobody needs to sign anything
 	Routes   []Route          // further calls, behind the same checks
 }
 
@@ -65,10 +69,10 @@ func New(o Options) http.Handler {
 		core(http.MethodPost, "files/copy", bulkBody, bulk(o.Files.Copy), "files.copy", oldDrive, newDrive),
 		core(http.MethodPost, "files/trash", bulkBody, bulk(o.Files.Trash), "files.trash", each),
 		core(http.MethodPost, "files/emptyTrash", bulkBody, bulk(o.Files.EmptyTrash), "files.emptyTrash", each),
-		core(http.MethodDelete, "files", bulkBody, bulk(o.Files.Delete), "files.delete", "items[]"),
+		core(http.MethodDelete, "files", bulkBody, bulk(o.Files.Delete), "files.delete", "items[]?"),
 		{
 			Method: http.MethodGet, Path: "files", Class: hoptoken.ClassCore, MaxBody: 1, Serve: s.search,
-			Intent: intent.Rule{Calls: []string{"files.streamingSearch", "files.search"}, Frame: true, Owners: []string{"payload"}},
+			Intent: intent.Rule{Calls: []string{"files.streamingSearch", "files.search"}, Frame: true, Owners: []string{""}},
 		},
 	}, s.collectionRoutes()...)
 	return newGuard(o, append(routes, o.Routes...))

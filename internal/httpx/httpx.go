@@ -47,6 +47,20 @@ func DecodeJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) erro
 	return nil
 }
 
+// ReadBody reads the body of r, at most limit bytes. Its errors are those of [DecodeJSON].
+func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	var buf bytes.Buffer
+	// What the client announces is believed up to a size that does no harm; more grows with what really comes.
+	buf.Grow(int(min(max(r.ContentLength, 0), limit, believedBytes)) + bytes.MinRead)
+	if _, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, limit)); err != nil {
+		return nil, decodeError(err)
+	}
+	return buf.Bytes(), nil
+}
+
+// believedBytes is how much memory an announced length alone gets.
+const believedBytes = 64 << 10
+
 func decodeError(err error) error {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return failure.Wrap(err, failure.TooLarge, "The request is too large")

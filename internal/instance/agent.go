@@ -43,6 +43,9 @@ type Options struct {
 	Stopping func(ctx context.Context)
 	// Configure, if set, is told when settings have changed; [Agent.Start] has the new ones.
 	Configure func(a *Agent)
+	// Keys, if set, is told that the signing keys of the user may have changed: the server says so, or it was away and may
+	// have been unable to.
+	Keys func(a *Agent)
 	// Build identifies the code; "" means the executable file itself.
 	Build string
 }
@@ -63,6 +66,7 @@ type Agent struct {
 
 	start  atomic.Pointer[ipcapi.Start]
 	client atomic.Pointer[ipc.Client]
+	lost   atomic.Int64 // Unix ns since when the server is away; 0: it is there
 
 	srv  *server
 	idle *idler
@@ -325,6 +329,7 @@ func (a *Agent) follow(ctx context.Context, l link) {
 		if a.srv.draining.Load() {
 			return // it ends anyway, and the server knows
 		}
+		a.lost.Store(time.Now().UnixNano())
 		a.log.Warn("connection to the server is lost", "error", err)
 		if l, err = a.reconnect(ctx); err != nil {
 			if ctx.Err() == nil {
@@ -377,6 +382,8 @@ func (a *Agent) handle(ctx context.Context, l link, item ipcapi.InstanceItem, fi
 		})
 	case ipcapi.ItemConfig:
 		a.reconfigure(item.Start)
+	case ipcapi.ItemKeys:
+		a.keysChanged()
 	case ipcapi.ItemAdopted:
 		if len(files) > 0 {
 			if err := a.out.redirect(files[0]); err != nil {
@@ -395,6 +402,12 @@ func (a *Agent) invoke(ctx context.Context, what string, call func(context.Conte
 			a.log.Warn(what, "error", err)
 		}
 	})
+}
+
+func (a *Agent) keysChanged() {
+	if a.o.Keys != nil {
+		a.o.Keys(a)
+	}
 }
 
 // reconfigure takes over settings. Who the instance is and where it serves cannot change.
@@ -456,6 +469,8 @@ func (a *Agent) resume(ctx context.Context) (link, error) {
 	}
 	a.handle(ctx, l, item, files) // adopted, or already a stop
 	a.client.Store(l.client)
+	a.lost.Store(0)
+	a.keysChanged()
 	a.log.Info("server is back")
 	return l, nil
 }
@@ -496,6 +511,14 @@ func (a *Agent) Server() (*ipc.Client, error) {
 		return c, nil
 	}
 	return nil, failure.New(failure.Unavailable, "The provider's service is being restarted, try again in a moment")
+}
+
+// Away tells for how long the server has been away; 0 if it is there.
+func (a *Agent) Away() time.Duration {
+	if lost := a.lost.Load(); lost != 0 {
+		return max(1, time.Since(time.Unix(0, lost)))
+	}
+	return 0
 }
 
 // Busy tells that work goes on outside of a request, such as a copy in the background: the instance is not idle, and

@@ -18,6 +18,7 @@ import (
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/intent"
+	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/textstream"
 	"ucloud-im/internal/websock"
 )
@@ -84,7 +85,7 @@ func (s *Service) Routes() []fileserver.Route {
 	return []fileserver.Route{{
 		Method: http.MethodGet, Path: "/ucloud/jobs.provider." + s.o.Provider + "/websocket", Class: hoptoken.ClassCore, MaxBody: 1, Serve: s.serve,
 		// Older modules asked for none here; whoever wants logs to be signed for names the call in the policy.
-		Intent: intent.Rule{Calls: []string{"jobs.follow"}, Unsigned: true, Frame: true, Optional: true, Owners: []string{"payload.job"}},
+		Intent: intent.Rule{Calls: []string{"jobs.follow"}, Unsigned: true, Frame: true, Optional: true, Owners: []string{"job"}},
 	}}
 }
 
@@ -109,7 +110,7 @@ func (s *Service) serve(w http.ResponseWriter, c *fileserver.Call) error {
 	life := s.lives.Now()
 	stop := context.AfterFunc(life, cancel)
 	defer stop()
-	code, reason := s.converse(ctx, ws, c.Log())
+	code, reason := s.converse(ctx, ws, c)
 	if life.Err() != nil {
 		code, reason = websocket.StatusServiceRestart, "the service restarts"
 	}
@@ -121,15 +122,16 @@ func (s *Service) serve(w http.ResponseWriter, c *fileserver.Call) error {
 
 // request is what Core sends; of the job only its id is of interest, whatever else it looks like.
 type request struct {
-	Call     string `json:"call"`
+	providerapi.StreamRequest
+	wish wish
+}
+
+type wish struct {
+	Type string `json:"type"`
+	Job  *struct {
+		ID string `json:"id"`
+	} `json:"job"`
 	StreamID string `json:"streamId"`
-	Payload  struct {
-		Type string `json:"type"`
-		Job  *struct {
-			ID string `json:"id"`
-		} `json:"job"`
-		StreamID string `json:"streamId"`
-	} `json:"payload"`
 }
 
 // maxID bounds ids in frames.
@@ -137,10 +139,15 @@ const maxID = 128
 
 func parseRequest(provider string, data []byte) (request, error) {
 	var r request
-	if err := json.Unmarshal(data, &r); err != nil {
+	if err := json.Unmarshal(data, &r.StreamRequest); err != nil {
 		return r, fmt.Errorf("decode: %w", err)
 	}
-	p := &r.Payload
+	p := &r.wish
+	if len(r.Payload) > 0 {
+		if err := json.Unmarshal(r.Payload, p); err != nil {
+			return r, fmt.Errorf("decode payload: %w", err)
+		}
+	}
 	switch {
 	case r.Call != "jobs.provider."+provider+".follow":
 		return r, fmt.Errorf("call %.100q", r.Call)
@@ -153,7 +160,8 @@ func parseRequest(provider string, data []byte) (request, error) {
 }
 
 // converse serves the socket and gives how it is to be closed; zero: it is closed.
-func (s *Service) converse(ctx context.Context, ws *websock.Conn, log *slog.Logger) (websocket.StatusCode, string) {
+func (s *Service) converse(ctx context.Context, ws *websock.Conn, c *fileserver.Call) (websocket.StatusCode, string) {
+	log := c.Log()
 	first, cancel := context.WithTimeout(ctx, initPatience)
 	data, err := ws.ReadText(first)
 	cancel()
@@ -162,11 +170,15 @@ func (s *Service) converse(ctx context.Context, ws *websock.Conn, log *slog.Logg
 		return websocket.StatusPolicyViolation, "a request is expected"
 	}
 	req, err := parseRequest(s.o.Provider, data)
-	if err != nil || req.Payload.Type != "init" {
+	if err != nil || req.wish.Type != "init" {
 		log.Debug("following a log is refused", "error", err)
 		return websocket.StatusPolicyViolation, "the request is not valid"
 	}
-	data = nil
+	if err := c.CheckFrame(ctx, req.Call, req.SignedIntent, req.Payload); err != nil {
+		log.Debug("following a log is refused", "error", err)
+		return websocket.StatusPolicyViolation, failure.Why(err)
+	}
+	data, req.Payload = nil, nil
 	ws.SetReadLimit(64 << 10)
 
 	ctx, cancel = context.WithCancel(ctx)
@@ -179,7 +191,7 @@ func (s *Service) converse(ctx context.Context, ws *websock.Conn, log *slog.Logg
 	defer stopLogs()
 	all.Go(func() { s.keepAwake(ctx, ws, cancel) })
 	all.Go(func() {
-		if err := s.logs(ctx, logs, ws, req.StreamID, session, req.Payload.Job.ID); err != nil {
+		if err := s.logs(ctx, logs, ws, req.StreamID, session, req.wish.Job.ID); err != nil {
 			log.Debug("following a log ends", "error", err)
 			if ctx.Err() == nil {
 				ws.CloseNow() //nolint:errcheck // it is to end
@@ -193,10 +205,10 @@ func (s *Service) converse(ctx context.Context, ws *websock.Conn, log *slog.Logg
 			return 0, ""
 		}
 		r, err := parseRequest(s.o.Provider, data)
-		if err != nil || r.Payload.Type != "cancel" {
+		if err != nil || r.wish.Type != "cancel" {
 			return websocket.StatusPolicyViolation, "the request is not valid"
 		}
-		if r.Payload.StreamID == session {
+		if r.wish.StreamID == session {
 			stopLogs()
 		}
 	}

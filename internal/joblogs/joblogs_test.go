@@ -600,7 +600,7 @@ func FuzzRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Payload.Type == "init" && (r.Payload.Job == nil || r.Payload.Job.ID == "" || len(r.Payload.Job.ID) > maxID) || len(r.StreamID) > maxID {
+		if r.wish.Type == "init" && (r.wish.Job == nil || r.wish.Job.ID == "" || len(r.wish.Job.ID) > maxID) || len(r.StreamID) > maxID {
 			t.Errorf("accepted %q", data)
 		}
 		for _, frame := range [][]byte{appendChunk(nil, r.StreamID, "s", 1, false, []byte(`""`)), appendEnd(nil, r.StreamID, "s")} {

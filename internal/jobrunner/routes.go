@@ -30,12 +30,8 @@ func (r *Runner) Routes() []fileserver.Route {
 	signed := func(call string, owners ...string) intent.Rule {
 		return intent.Rule{Calls: []string{call}, Owners: owners}
 	}
-	unsigned := func(owner string, calls ...string) intent.Rule {
-		rule := intent.Rule{Calls: calls, Unsigned: true}
-		if owner != "" {
-			rule.Owners = []string{owner}
-		}
-		return rule
+	unsigned := func(calls []string, owners ...string) intent.Rule {
+		return intent.Rule{Calls: calls, Unsigned: true, Owners: owners}
 	}
 	return []fileserver.Route{
 		route("jobs", oneBody, r.serveCreate, signed("jobs.create", "items[]")),
@@ -44,14 +40,14 @@ func (r *Runner) Routes() []fileserver.Route {
 		route("jobs/suspend", bulkBody, bulk(r.Suspend), signed("jobs.suspend", each)),
 		route("jobs/unsuspend", bulkBody, bulk(r.Resume), signed("jobs.unsuspend", each)),
 		route("jobs/interactiveSession", bulkBody, sessions(r.Open), signed("jobs.openInteractiveSession", each)),
-		route("jobs/openTerminalInFolder", oneBody, sessions(r.OpenFolders), unsigned("", OpenTerminal)),
-		route("jobs/requestDynamicParameters", oneBody, r.serveParameters, unsigned("", "jobs.requestDynamicParameters")),
+		route("jobs/openTerminalInFolder", oneBody, sessions(r.OpenFolders), unsigned([]string{OpenTerminal})),
+		route("jobs/requestDynamicParameters", oneBody, r.serveParameters, unsigned([]string{"jobs.requestDynamicParameters"}, "")),
 		// Access lists and labels are Core's; nothing here depends on them.
 		route("jobs/updateAcl", bulkBody, bulk(func(context.Context, []providerapi.Empty) error { return nil }),
-			unsigned("items[].resource", "jobs.updateAcl")),
-		route("jobs/onUpdatedLabels", bulkBody, serveLabels, unsigned("items[]", "jobs.onUpdatedLabels", "jobs.updateLabels")),
-		route("jobs/attachResource", oneBody, refuse("Resources cannot be attached to jobs of this provider"), unsigned("job", "jobs.attachResource")),
-		route("jobs/detachResource", oneBody, refuse("Resources cannot be detached from jobs of this provider"), unsigned("job", "jobs.detachResource")),
+			unsigned([]string{"jobs.updateAcl"}, "items[].resource")),
+		route("jobs/onUpdatedLabels", bulkBody, serveLabels, unsigned([]string{"jobs.onUpdatedLabels", "jobs.updateLabels"}, "items[]")),
+		route("jobs/attachResource", oneBody, refuse("Resources cannot be attached to jobs of this provider"), unsigned([]string{"jobs.attachResource"}, "job")),
+		route("jobs/detachResource", oneBody, refuse("Resources cannot be detached from jobs of this provider"), unsigned([]string{"jobs.detachResource"}, "job")),
 	}
 }
 

@@ -126,6 +126,7 @@ func (l *Launcher) resume(ctx context.Context, s *slot, st *stream, files []*os.
 	p.mu.Unlock()
 	p.attach(st)
 	p.send(ipcapi.InstanceItem{Kind: ipcapi.ItemAdopted}, out)
+	s.configure(ctx, p) // another server may have other settings, and policies about intents must not lag behind
 	l.counters.adopted.Add(1)
 	s.log.Info("instance is back", "pid", p.pid, "port", route.Port, "was", state)
 	s.poke()

@@ -169,19 +169,40 @@ func (l *Launcher) Drain(ctx context.Context) int {
 
 // Reconfigure sends the present settings to all instances, after a reload of the configuration.
 func (l *Launcher) Reconfigure(ctx context.Context) {
+	l.settings.Add(1) // instances that are being started get them as well
 	for _, s := range l.all() {
 		s.mu.Lock()
-		p, route := s.current, s.route
+		p := s.current
 		s.mu.Unlock()
-		if p == nil {
-			continue
+		if p != nil {
+			s.configure(ctx, p)
 		}
-		a, err := l.o.Policy.Directory().ByUID(ctx, s.uid)
-		if err != nil {
-			s.log.Warn("instance keeps its old settings", "error", err)
-			continue
+	}
+}
+
+// configure sends the present settings to a process.
+func (s *slot) configure(ctx context.Context, p *process) {
+	s.mu.Lock()
+	route := s.route
+	s.mu.Unlock()
+	a, err := s.l.o.Policy.Directory().ByUID(ctx, s.uid)
+	if err != nil {
+		s.log.Warn("instance keeps its old settings", "error", err)
+		return
+	}
+	doc := s.startDocument(a, route)
+	p.send(ipcapi.InstanceItem{Kind: ipcapi.ItemConfig, Start: &doc})
+}
+
+// KeysChanged tells the instance of a user, if there is one, that the user's signing keys have changed. An instance that
+// is not connected at the moment forgets what it has read when it comes back.
+func (l *Launcher) KeysChanged(user ident.UCloudUser) {
+	for _, s := range l.all(user) {
+		s.mu.Lock()
+		p := s.current
+		s.mu.Unlock()
+		if p != nil {
+			p.send(ipcapi.InstanceItem{Kind: ipcapi.ItemKeys})
 		}
-		doc := s.startDocument(a, route)
-		p.send(ipcapi.InstanceItem{Kind: ipcapi.ItemConfig, Start: &doc})
 	}
 }

@@ -104,6 +104,7 @@ func (s *slot) replace(ctx context.Context, pp **process) {
 	// Both accept until the old one has closed its copy of the listener; then gateways close what they had open to it.
 	old.send(ipcapi.InstanceItem{Kind: ipcapi.ItemDrain, Reason: "replaced"})
 	s.becomeCurrent(fresh)
+	s.catchUp(ctx, fresh)
 	s.l.counters.replaced.Add(1)
 	s.retire(old)
 	*pp = fresh

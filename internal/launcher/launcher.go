@@ -54,6 +54,8 @@ type Options struct {
 	// filled in by the launcher; time limits too, where Settings leaves them 0. It is called for each launch and by
 	// [Launcher.Reconfigure], so that a reload takes effect.
 	Settings func() ipcapi.Start
+	// Intents gives the policy about signed intents for a user, at the same moments. Nil: off.
+	Intents func(user ident.UCloudUser) ipcapi.IntentSettings
 
 	// Launched is told about each start of an instance. It must not block. Nil: nobody.
 	Launched func(user ident.UCloudUser)
@@ -121,6 +123,7 @@ type Launcher struct {
 	complaints *rate.Limiter // of log lines about refused callers
 
 	nextRoute atomic.Uint64
+	settings  atomic.Uint64 // grows with each call of Reconfigure
 	counters  counters
 
 	started chan struct{} // closed by Run

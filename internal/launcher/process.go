@@ -38,6 +38,8 @@ type process struct {
 	stream  *stream
 	stats   ipcapi.Stats
 	statsAt time.Time
+	// settings is the number of the settings that the process was started with.
+	settings uint64
 }
 
 // watch starts the goroutine that notices the end of the process. It holds no thread.

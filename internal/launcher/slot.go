@@ -224,6 +224,7 @@ func (s *slot) supervise(ctx context.Context, p *process) {
 				continue
 			}
 			s.becomeCurrent(p)
+			s.catchUp(ctx, p)
 		}
 		if s.watch(ctx, &p) != nextLaunch {
 			return
@@ -240,6 +241,16 @@ func (s *slot) becomeCurrent(p *process) {
 	s.state, s.open, s.wanted, s.err, s.renew = Running, true, false, nil, false
 	s.l.hub.put(s.route)
 	s.changedLocked()
+}
+
+// catchUp sends settings that have changed while p was started: until it was the current process nobody sent it any.
+func (s *slot) catchUp(ctx context.Context, p *process) {
+	p.mu.Lock()
+	had := p.settings
+	p.mu.Unlock()
+	if had != s.l.settings.Load() {
+		s.configure(ctx, p)
+	}
 }
 
 // unpublish takes the route away and gives the version of the table that gateways must confirm.

@@ -252,6 +252,9 @@ func (s *slot) handOver(ctx context.Context, p *process, checked localuser.Check
 		}
 		files = append(files, w)
 	}
+	p.mu.Lock()
+	p.settings = s.l.settings.Load()
+	p.mu.Unlock()
 	doc := s.startDocument(checked.Account(), route)
 	now := s.clearanceNow(time.Now())
 	doc.CheckAccount = !checked.SawShadow() && !s.l.o.Self && s.cleared != now
@@ -294,6 +297,9 @@ func (s *slot) clearanceNow(now time.Time) clearance {
 // startDocument is the reduced configuration plus what belongs to this route.
 func (s *slot) startDocument(a localuser.Account, route ipcapi.Route) ipcapi.Start {
 	doc := s.l.o.Settings()
+	if s.l.o.Intents != nil {
+		doc.Intents = s.l.o.Intents(s.user)
+	}
 	doc.User, doc.UID, doc.LocalName, doc.Home, doc.Shell = s.user, s.uid, a.Name, a.Home, a.Shell
 	doc.ServiceUID, doc.Port, doc.Route, doc.HopKey = s.l.o.ServiceUID, route.Port, route.Route, route.Key
 	def(&doc.IdleTimeoutMs, s.l.o.IdleTimeout.Milliseconds())

@@ -8,9 +8,10 @@ func SearchCall(provider string) string { return "files.provider." + provider + 
 
 // StreamRequest is the first message on a WebSocket of framed JSON (contract 00 section 7).
 type StreamRequest struct {
-	Call     string          `json:"call"`
-	StreamID string          `json:"streamId"`
-	Payload  json.RawMessage `json:"payload"`
+	Call         string          `json:"call"`
+	StreamID     string          `json:"streamId"`
+	Payload      json.RawMessage `json:"payload"`
+	SignedIntent string          `json:"signedIntent"` // of the user's browser; usually absent
 }
 
 // FilesSearch is the payload of a streaming search. The drive is named by the path alone.

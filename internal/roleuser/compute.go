@@ -13,7 +13,6 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/ident"
-	"ucloud-im/internal/instance"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/jobrender"
 	"ucloud-im/internal/jobrunner"
@@ -29,7 +28,7 @@ type compute struct {
 }
 
 // compute makes the routes of jobs, and takes up jobs that run in this machine.
-func (p *parts) startCompute(a *instance.Agent) ([]fileserver.Route, error) {
+func (p *parts) startCompute(a host) ([]fileserver.Route, error) {
 	start := a.Start()
 	if !start.Jobs.Enabled {
 		return nil, nil
@@ -74,7 +73,7 @@ func (p *parts) startCompute(a *instance.Agent) ([]fileserver.Route, error) {
 }
 
 // engine is Slurm, or this machine.
-func (p *parts) engine(a *instance.Agent, server jobrunner.Server) (jobrunner.Engine, error) {
+func (p *parts) engine(a host, server jobrunner.Server) (jobrunner.Engine, error) {
 	jobs := a.Start().Jobs
 	if jobs.Engine != ipcapi.EngineLocal {
 		return &jobrunner.Slurm{Client: slurm.New(slurm.Options{
@@ -95,7 +94,7 @@ func stateDir(start ipcapi.Start) string {
 }
 
 // submitHook is the site's program before submissions; nil if there is none. Its request lies in a directory of the user.
-func submitHook(a *instance.Agent) (func(context.Context, jobrunner.HookCall) ([]string, error), error) {
+func submitHook(a host) (func(context.Context, jobrunner.HookCall) ([]string, error), error) {
 	start := a.Start()
 	j := start.Jobs
 	if j.OnSubmit == "" {
@@ -125,7 +124,7 @@ func submitHook(a *instance.Agent) (func(context.Context, jobrunner.HookCall) ([
 }
 
 // templateScripts starts the programs that templates may call.
-func templateScripts(a *instance.Agent) (func(context.Context, string, []byte) ([]byte, error), error) {
+func templateScripts(a host) (func(context.Context, string, []byte) ([]byte, error), error) {
 	r, prepare, err := programs(a, "template-requests", jobrunner.MaxTemplateOutput)
 	if err != nil {
 		return nil, err
@@ -141,7 +140,7 @@ func templateScripts(a *instance.Agent) (func(context.Context, string, []byte) (
 
 // programs runs the site's programs as the user. Their requests lie in a directory of the user's, which prepare makes: it has to be
 // called before a program is. maxOutput bounds what a program answers; 0 is the usual bound.
-func programs(a *instance.Agent, dir string, maxOutput int) (r *scripts.Runner, prepare func() error, err error) {
+func programs(a host, dir string, maxOutput int) (r *scripts.Runner, prepare func() error, err error) {
 	start := a.Start()
 	spool := filepath.Join(filepath.Dir(stateDir(start)), dir)
 	r, err = scripts.New(scripts.Options{

@@ -7,7 +7,6 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/files"
 	"ucloud-im/internal/ident"
-	"ucloud-im/internal/instance"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
@@ -17,7 +16,7 @@ import (
 const findTimeout = 4 * time.Second
 
 // findDrive asks the server for a drive that no request came with yet.
-func findDrive(ctx context.Context, a *instance.Agent, id ident.DriveID) (providerapi.Drive, error) {
+func findDrive(ctx context.Context, a host, id ident.DriveID) (providerapi.Drive, error) {
 	server, err := a.Server()
 	if err != nil {
 		return providerapi.Drive{}, failure.Wrap(err, failure.NotFound, "The provider cannot look up this drive at the moment. Open one of its folders and try again.")
@@ -32,7 +31,7 @@ func findDrive(ctx context.Context, a *instance.Agent, id ident.DriveID) (provid
 }
 
 // drivePlace asks the server where users may make drives.
-func drivePlace(ctx context.Context, a *instance.Agent, owner ident.Owner, category string) (files.DrivePlace, error) {
+func drivePlace(ctx context.Context, a host, owner ident.Owner, category string) (files.DrivePlace, error) {
 	start := a.Start()
 	if !owner.IsProject() && owner.User != start.User {
 		return files.DrivePlace{Why: "Only its owner can do this with a personal drive."}, nil

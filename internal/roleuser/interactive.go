@@ -14,7 +14,6 @@ import (
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
-	"ucloud-im/internal/instance"
 	"ucloud-im/internal/intent"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
@@ -73,7 +72,7 @@ func (j jobLookUp) Watch(ctx context.Context, id string, see func(ipcapi.JobReco
 }
 
 // startInteractive makes the parts and their routes.
-func (p *parts) startInteractive(a *instance.Agent, sessions browserlink.Store) []fileserver.Route {
+func (p *parts) startInteractive(a host, sessions browserlink.Store) []fileserver.Route {
 	start := a.Start()
 	jobs := jobLookUp{a.Server}
 	p.interactive.terminals = terminal.New(terminal.Options{

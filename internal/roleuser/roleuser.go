@@ -7,6 +7,7 @@ package roleuser
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/instance"
+	"ucloud-im/internal/intentclient"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/providerapi"
@@ -45,7 +47,12 @@ func Run(ctx context.Context) int {
 		return holdTerminal(mode)
 	}
 	var p parts
-	err := instance.Run(ctx, instance.Options{Handler: p.build, Configure: p.configure, Ending: p.giveBack, Quiet: p.interactive.interrupt, Stopping: p.interactive.cut})
+	err := instance.Run(ctx, instance.Options{
+		Handler:   func(a *instance.Agent) (http.Handler, error) { return p.build(a) },
+		Configure: func(a *instance.Agent) { p.configure(a) },
+		Keys:      func(*instance.Agent) { p.intents.KeysChanged() },
+		Ending:    p.giveBack, Quiet: p.interactive.interrupt, Stopping: p.interactive.cut,
+	})
 	p.close()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ucloud-user:", err)
@@ -63,8 +70,18 @@ func holdTerminal(mode string) int {
 	return terminal.RunHolder(mode)
 }
 
+// host is what the parts need of the process that they are in: an [instance.Agent].
+type host interface {
+	Start() ipcapi.Start
+	Log() *slog.Logger
+	Server() (*ipc.Client, error)
+	Away() time.Duration
+	Busy() (done func())
+}
+
 // parts is what an instance consists of. All of it is there once build has succeeded.
 type parts struct {
+	intents   *intentclient.Client
 	tasks     *tasks.Manager
 	files     *files.Service
 	uploads   *uploads.Service
@@ -94,12 +111,13 @@ func (p *parts) measure(agent scan.Agent) {
 }
 
 // build makes the handler of all requests, and takes up what an earlier instance has left.
-func (p *parts) build(a *instance.Agent) (http.Handler, error) {
+func (p *parts) build(a host) (http.Handler, error) {
 	start := a.Start()
 	set, err := settingsOf(start)
 	if err != nil {
 		return nil, err
 	}
+	p.intents = startIntents(a)
 	sessions := browserlink.Client{Server: a.Server}
 	p.tasks = tasks.New(tasks.Options{Server: a.Server, Log: a.Log(), Busy: a.Busy})
 	p.tasks.Register(kindFailedUpload, runFailedUpload)
@@ -145,13 +163,14 @@ func (p *parts) build(a *instance.Agent) (http.Handler, error) {
 		return nil, err
 	}
 	return fileserver.New(fileserver.Options{
-		Provider: start.Provider, Start: start, Files: p.files, Log: a.Log(),
+		Provider: start.Provider, Start: start, Files: p.files, Log: a.Log(), Intents: p.intents,
 		Routes: slices.Concat(p.uploads.Routes(), p.downloads.Routes(), p.transfers.Routes(), []fileserver.Route{taskapi.Route(p.tasks)}, jobs, sessionRoutes),
 	}), nil
 }
 
 // configure takes over settings that have changed.
-func (p *parts) configure(a *instance.Agent) {
+func (p *parts) configure(a host) {
+	p.intents.SetSettings(a.Start().Intents)
 	set, err := settingsOf(a.Start())
 	if err != nil {
 		a.Log().Error("the new settings are not usable, keeping the old ones", "error", err)
@@ -170,6 +189,9 @@ func (p *parts) giveBack(ctx context.Context) {
 	p.interactive.leave()
 	p.compute.giveBack()
 	_ = p.tasks.Close(ctx)
+	tally, cancel := context.WithTimeout(ctx, tallyTimeout)
+	defer cancel()
+	p.intents.Close(tally)
 }
 
 // close ends what still runs. It is called after the last request.
@@ -230,7 +252,7 @@ func settingsOf(start ipcapi.Start) (settings, error) {
 }
 
 // askReplacement asks the server to compare the groups of this process with those the account has now.
-func askReplacement(ctx context.Context, a *instance.Agent) bool {
+func askReplacement(ctx context.Context, a host) bool {
 	server, err := a.Server()
 	if err != nil {
 		return false

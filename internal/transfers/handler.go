@@ -55,8 +55,8 @@ func (s *Service) Routes() []fileserver.Route {
 	return []fileserver.Route{
 		{
 			Method: http.MethodPost, Path: "files/transfer", Class: hoptoken.ClassCore, MaxBody: transferBody, Serve: s.serve,
-			// No project is compared: the drives of the steps that they do not belong to have zero values.
-			Intent: intent.Rule{Calls: []string{"files.transfer"}, Unsigned: true},
+			// The drives of the steps that they do not belong to have zero values.
+			Intent: intent.Rule{Calls: []string{"files.transfer"}, Unsigned: true, Owners: []string{"sourceCollection?", "destinationCollection?"}},
 		},
 	}
 }

@@ -208,7 +208,11 @@ func (v *Verifier) Check(ctx context.Context, r Request) (Verdict, error) {
 	}
 	// From here on the claims are the user's.
 	out.KeyID, out.Call = keyID, t.claims.Call
-	if why, detail := v.judge(t, r, now); why != OK {
+	why, detail, err := v.judge(t, r, now)
+	if err != nil {
+		return Verdict{}, err
+	}
+	if why != OK {
 		return refuse(why, detail)
 	}
 	// Last, so that a request which is refused uses nothing up.
@@ -226,24 +230,45 @@ func (v *Verifier) Check(ctx context.Context, r Request) (Verdict, error) {
 }
 
 // judge compares verified claims with the request.
-func (v *Verifier) judge(t *token, r Request, now time.Time) (Reason, string) {
+func (v *Verifier) judge(t *token, r Request, now time.Time) (why Reason, detail string, err error) {
 	c := t.claims
+	refuse := func(why Reason, format string, args ...any) (Reason, string, error) {
+		return why, fmt.Sprintf(format, args...), nil
+	}
 	switch {
 	case c.Exp.Sub(c.Iat) > v.opts.MaxAge:
-		return Life, fmt.Sprintf("it is valid for %s", c.Exp.Sub(c.Iat))
+		return refuse(Life, "it is valid for %s", c.Exp.Sub(c.Iat))
 	case c.Iat.After(now.Add(v.opts.Leeway)):
-		return Future, fmt.Sprintf("it will be made in %s", c.Iat.Sub(now).Round(time.Second))
+		return refuse(Future, "it will be made in %s", c.Iat.Sub(now).Round(time.Second))
 	case !c.Exp.After(now.Add(-v.opts.Leeway)):
-		return Expired, fmt.Sprintf("it expired %s ago", now.Sub(c.Exp).Round(time.Second))
+		return refuse(Expired, "it expired %s ago", now.Sub(c.Exp).Round(time.Second))
+	case t.form == Form2 && c.Aud != v.opts.Provider:
+		return refuse(Provider, "signed for %.60q", c.Aud)
 	case !r.Rule.accepts(c.Call):
-		return WrongCall, fmt.Sprintf("signed %.60q, accepted %.200s", c.Call, r.Rule)
+		return refuse(WrongCall, "signed %.60q, accepted %.200s", c.Call, r.Rule)
 	case c.Username != string(v.opts.User):
-		return WrongUser, fmt.Sprintf("signed by %.60q", c.Username)
+		return refuse(WrongUser, "signed by %.60q", c.Username)
+	case t.form == Form1 && len(r.Rule.Owners) == 0:
+		return OK, "", nil
 	}
-	if len(r.Rule.Owners) == 0 {
-		return OK, ""
+	tree, err := readTree(r.Body, wanted(r.Rule.Owners))
+	switch {
+	case errors.Is(err, errTooLarge):
+		return "", "", failure.Wrap(err, failure.TooLarge, "The request is too large to be checked")
+	case err != nil:
+		return refuse(Payload, "%v", err)
 	}
-	return checkOwners(r.Rule.Owners, r.Body, c.Project)
+	if t.form == Form2 {
+		digest, err := providerDigest(c.Call, tree)
+		if err != nil {
+			return refuse(Payload, "%v", err)
+		}
+		if digest != c.Bdy {
+			return refuse(Payload, "signed %s, it is %s", c.Bdy, digest)
+		}
+	}
+	why, detail = checkOwners(r.Rule.Owners, tree, c.Project)
+	return why, detail, nil
 }
 
 // accepts tells whether the name of a call satisfies the rule. A name that ends in ".*" stands for all below it.

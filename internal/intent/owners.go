@@ -7,11 +7,7 @@ import (
 
 // checkOwners compares the workspace of an intent with those of the resources that the request is about. A place that
 // ends in "?" may hold no resource; any other that holds none is refused, since Core always fills it.
-func checkOwners(places []string, body []byte, project *string) (Reason, string) {
-	tree, err := readTree(body)
-	if err != nil {
-		return Payload, err.Error()
-	}
+func checkOwners(places []string, tree any, project *string) (Reason, string) {
 	signed := ""
 	if project != nil {
 		signed = *project
@@ -48,6 +44,17 @@ func checkOwners(places []string, body []byte, project *string) (Reason, string)
 	return Workspaces, fmt.Sprintf("signed for workspace %.60q only", signed)
 }
 
+// wanted are the names of the documents among those that Core adds which hold owners.
+func wanted(places []string) map[string]bool {
+	keep := map[string]bool{}
+	for _, place := range places {
+		for _, step := range strings.Split(strings.TrimSuffix(place, "?"), ".") {
+			keep[strings.TrimSuffix(step, "[]")] = true
+		}
+	}
+	return keep
+}
+
 // documentsAt gives the documents at a place, such as items[].resolvedCollection; nil for each that is not there.
 func documentsAt(out []any, v any, path []string) ([]any, error) {
 	if len(path) == 0 {
@@ -55,12 +62,12 @@ func documentsAt(out []any, v any, path []string) ([]any, error) {
 	}
 	name, each := strings.CutSuffix(path[0], "[]")
 	if name != "" {
-		object, ok := v.(map[string]any)
+		o, ok := v.(object)
 		if !ok && v != nil {
 			return nil, fmt.Errorf("%s is not in an object", name)
 		}
 		var err error
-		if v, err = member(object, name); err != nil {
+		if v, err = o.member(name); err != nil {
 			return nil, err
 		}
 	}
@@ -83,23 +90,23 @@ func documentsAt(out []any, v any, path []string) ([]any, error) {
 // ownerOf gives the project that owns a resource, "" if a user does. Core writes a resource that is not there as one
 // whose owner nobody is.
 func ownerOf(doc any) (project string, present bool, err error) {
-	resource, ok := doc.(map[string]any)
+	resource, ok := doc.(object)
 	if !ok {
 		return "", false, nil
 	}
-	owner, err := member(resource, "owner")
+	owner, err := resource.member("owner")
 	if err != nil {
 		return "", false, err
 	}
-	object, ok := owner.(map[string]any)
+	o, ok := owner.(object)
 	if !ok {
 		return "", false, nil
 	}
-	by, err := member(object, "createdBy")
+	by, err := o.member("createdBy")
 	if err != nil {
 		return "", false, err
 	}
-	p, err := member(object, "project")
+	p, err := o.member("project")
 	if err != nil {
 		return "", false, err
 	}

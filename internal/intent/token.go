@@ -30,6 +30,7 @@ const (
 // The types and algorithms of intents.
 const (
 	typForm1 = "JWT"
+	typForm2 = "ucloud-intent+jwt"
 	algRS256 = "RS256"
 	algEdDSA = "EdDSA"
 )
@@ -103,6 +104,8 @@ func (t *token) readHeader(text string) error {
 	switch {
 	case typ == typForm1 && t.alg == algRS256:
 		t.form = Form1
+	case typ == typForm2 && (t.alg == algRS256 || t.alg == algEdDSA):
+		t.form = Form2
 	default:
 		return fmt.Errorf("type %.20q with algorithm %.20q is no form of an intent", typ, t.alg)
 	}

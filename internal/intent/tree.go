@@ -7,83 +7,209 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
-// maxDepth bounds how deeply a document may be nested. What Core sends has less than 20 levels.
-const maxDepth = 64
+const (
+	// maxDepth bounds how deeply a document may be nested. What Core sends has less than 20 levels.
+	maxDepth = 64
+	// maxNodes bounds the values in a document that are kept in memory, at about 80 bytes each. A list of 250 jobs has
+	// 40,000 without the documents that Core adds.
+	maxNodes = 1 << 18
+	// maxInteger is the largest integer that every reader of JSON takes for the same number (RFC 7493 section 2.2).
+	maxInteger = 1<<53 - 1
+)
 
-// readTree reads a JSON document: nil, bool, string, json.Number, []any and map[string]any. An object that has a name
-// twice is refused, since whoever reads it next may take the other value.
-func readTree(body []byte) (any, error) {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	v, err := readValue(dec, 0)
+// resolvedPrefix begins the names of documents that Core adds to a request.
+const resolvedPrefix = "resolved"
+
+// object is a JSON object in the order in which it was written.
+type object []field
+
+type field struct {
+	name  string
+	value any
+}
+
+// errTooLarge is about a document with more values than are looked at.
+var errTooLarge = errors.New("the document has too many values")
+
+// reader reads a JSON document into nil, bool, string, json.Number, []any and object.
+type reader struct {
+	dec   *json.Decoder
+	nodes int
+	keep  map[string]bool // members that begin with resolvedPrefix and are wanted; others are passed over
+}
+
+// readTree reads a document; none at all is an empty one. An object that has a name twice is refused, since whoever reads it next may take the other
+// value.
+func readTree(body []byte, keep map[string]bool) (any, error) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return object{}, nil
+	}
+	if !utf8.Valid(body) {
+		return nil, errors.New("the document is not UTF-8")
+	}
+	r := reader{dec: json.NewDecoder(bytes.NewReader(body)), keep: keep}
+	r.dec.UseNumber()
+	v, err := r.value(0, false)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+	if _, err := r.dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("there is something behind the document")
 	}
 	return v, nil
 }
 
-func readValue(dec *json.Decoder, depth int) (any, error) {
-	if depth > maxDepth {
+var errNotJSON = errors.New("the document is not valid JSON")
+
+func (r *reader) value(depth int, isMap bool) (any, error) {
+	r.nodes++
+	switch {
+	case depth > maxDepth:
 		return nil, errors.New("the document is nested too deeply")
+	case r.nodes > maxNodes:
+		return nil, errTooLarge
 	}
-	tok, err := dec.Token()
+	tok, err := r.dec.Token()
 	if err != nil {
-		return nil, errors.New("the document is not valid JSON")
+		return nil, errNotJSON
 	}
 	delim, ok := tok.(json.Delim)
 	switch {
 	case !ok:
 		return tok, nil
 	case delim == '[':
-		list := []any{}
-		for dec.More() {
-			v, err := readValue(dec, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, v)
-		}
-		_, err := dec.Token()
-		return list, err
+		return r.list(depth)
 	case delim == '{':
-		object := map[string]any{}
-		for dec.More() {
-			tok, err := dec.Token()
-			name, ok := tok.(string)
-			if err != nil || !ok {
-				return nil, errors.New("the document is not valid JSON")
-			}
-			if _, twice := object[name]; twice {
-				return nil, fmt.Errorf("the document has %.40q twice", name)
-			}
-			if object[name], err = readValue(dec, depth+1); err != nil {
+		return r.object(depth, isMap)
+	}
+	return nil, errNotJSON
+}
+
+func (r *reader) list(depth int) (any, error) {
+	list := []any{}
+	for r.dec.More() {
+		v, err := r.value(depth+1, false)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	if _, err := r.dec.Token(); err != nil {
+		return nil, errNotJSON
+	}
+	return list, nil
+}
+
+func (r *reader) object(depth int, isMap bool) (any, error) {
+	var o object
+	seen := map[string]bool{}
+	for r.dec.More() {
+		tok, err := r.dec.Token()
+		name, ok := tok.(string)
+		if err != nil || !ok {
+			return nil, errNotJSON
+		}
+		if seen[name] {
+			return nil, fmt.Errorf("the document has %.40q twice", name)
+		}
+		seen[name] = true
+		if !isMap && strings.HasPrefix(name, resolvedPrefix) && !r.keep[name] {
+			if err := r.skip(depth + 1); err != nil {
 				return nil, err
 			}
+			continue
 		}
-		_, err := dec.Token()
-		return object, err
+		v, err := r.value(depth+1, !isMap && isMapName(name))
+		if err != nil {
+			return nil, err
+		}
+		o = append(o, field{name, v})
 	}
-	return nil, errors.New("the document is not valid JSON")
+	if _, err := r.dec.Token(); err != nil {
+		return nil, errNotJSON
+	}
+	return o, nil
+}
+
+// skip passes over a value without keeping it.
+func (r *reader) skip(depth int) error {
+	open := 0
+	for {
+		tok, err := r.dec.Token()
+		if err != nil {
+			return errNotJSON
+		}
+		switch tok {
+		case json.Delim('{'), json.Delim('['):
+			if open++; depth+open > maxDepth {
+				return errors.New("the document is nested too deeply")
+			}
+		case json.Delim('}'), json.Delim(']'):
+			open--
+		}
+		if open == 0 {
+			return nil
+		}
+	}
 }
 
 // member gives the member of an object whose name is the same but for case, as the programs that use the document will
 // take it (contract 00 section 3). Two such members are refused. A missing one is nil.
-func member(object map[string]any, name string) (any, error) {
-	v, exact := object[name]
-	found := exact
-	for other, ov := range object {
-		if other == name || !strings.EqualFold(other, name) {
+func (o object) member(name string) (any, error) {
+	var v any
+	found := false
+	for _, f := range o {
+		if !strings.EqualFold(f.name, name) {
 			continue
 		}
 		if found {
-			return nil, fmt.Errorf("the document has %.40q in two spellings", name)
+			return nil, twoSpellings(name)
 		}
-		v, found = ov, true
+		v, found = f.value, true
 	}
 	return v, nil
+}
+
+// without gives the object without a member, in whatever case its name is.
+func (o object) without(name string) object {
+	out := make(object, 0, len(o))
+	for _, f := range o {
+		if !strings.EqualFold(f.name, name) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// checkSpelling refuses two names that differ in case only: of those, a program reads one, and which is not said.
+func (o object) checkSpelling() error {
+	if len(o) < 2 {
+		return nil
+	}
+	seen := make(map[string]bool, len(o))
+	for _, f := range o {
+		folded := strings.Map(fold, f.name)
+		if seen[folded] {
+			return twoSpellings(f.name)
+		}
+		seen[folded] = true
+	}
+	return nil
+}
+
+func twoSpellings(name string) error {
+	return fmt.Errorf("the document has %.40q in two spellings", name)
+}
+
+// fold gives the same rune for all that count as equal without regard to case.
+func fold(r rune) rune {
+	least := r
+	for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+		least = min(least, next)
+	}
+	return least
 }

@@ -13,15 +13,15 @@ import (
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/observability"
 	"ucloud-im/internal/usermap/consent"
-	"ucloud-im/internal/usermap/oidc"
 )
 
 //go:embed login.html
 var loginHTML string
 
-// Logins lead browsers through a login at an identity provider ([oidc.Method]).
+// Logins lead browsers through a proof of identity: package usermap/oidc by a login at an identity provider, package
+// usermap/assigned by what the provider itself knows.
 type Logins interface {
-	Open(ctx context.Context, session string) (oidc.Opened, error)
+	Open(ctx context.Context, session string) (consent.Opened, error)
 	Return(ctx context.Context, query, cookie string) error
 	View(ctx context.Context, cookie string) (consent.View, error)
 	Decide(ctx context.Context, cookie, form string, agree bool) error
@@ -44,7 +44,8 @@ const (
 // LoginPath is the path of the first page of a login.
 func LoginPath(provider string) string { return "/ucloud/" + provider + "/integration/login" }
 
-func consentPath(provider string) string { return "/ucloud/" + provider + "/integration/consent" }
+// ConsentPath is the path of the page that shows how far a login is, and asks.
+func ConsentPath(provider string) string { return "/ucloud/" + provider + "/integration/consent" }
 
 // cookieOf is the value of the login's cookie, "" if there is none, or more than one.
 func cookieOf(r *http.Request) string {
@@ -94,7 +95,7 @@ func (h *Handler) loginReturn(w http.ResponseWriter, r *http.Request) error {
 	if err := h.o.Logins.Return(r.Context(), r.URL.RawQuery, cookieOf(r)); err != nil {
 		return h.loginTrouble(w, r, err)
 	}
-	h.goTo(w, consentPath(h.o.Provider))
+	h.goTo(w, ConsentPath(h.o.Provider))
 	return nil
 }
 
@@ -107,13 +108,13 @@ func (h *Handler) consentPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return h.loginTrouble(w, r, err)
 	}
-	c := content{User: string(v.User), LocalName: v.LocalName, Message: strings.TrimSuffix(v.Message, ".")}
+	c := content{User: string(v.User), LocalName: v.LocalName, Message: strings.TrimSuffix(v.Message, "."), Assigned: v.Assigned}
 	switch v.Stage {
 	case consent.StageChecking:
 		c.Heading, c.Refresh = "Looking up your account …", refreshChecking
 		return h.page.write(w, r, http.StatusOK, "checking", c)
 	case consent.StageAsk:
-		c.Heading, c.Form, c.Fingerprint, c.Action = "Connect UCloud with "+h.page.o.Title+"?", v.Form, v.Fingerprint, consentPath(h.o.Provider)
+		c.Heading, c.Form, c.Fingerprint, c.Action = "Connect UCloud with "+h.page.o.Title+"?", v.Form, v.Fingerprint, ConsentPath(h.o.Provider)
 		return h.page.write(w, r, http.StatusOK, "ask", c)
 	case consent.StageConnecting:
 		c.Heading, c.Refresh = "Connecting …", refreshConnecting
@@ -153,7 +154,7 @@ func (h *Handler) consentDecide(w http.ResponseWriter, r *http.Request) error {
 	if err := h.o.Logins.Decide(r.Context(), cookieOf(r), r.PostForm.Get("form"), answer[0] == "connect"); err != nil {
 		return h.loginTrouble(w, r, err)
 	}
-	h.goTo(w, consentPath(h.o.Provider))
+	h.goTo(w, ConsentPath(h.o.Provider))
 	return nil
 }
 

@@ -80,6 +80,7 @@ type content struct {
 	LocalName, Message        string
 	Form, Action, Fingerprint string // of the question for consent
 	SelfService               bool
+	Assigned                  bool // the provider has found the account, and nobody has logged in
 	Contact, Mail, ContactURL string
 	Custom                    template.HTML
 }

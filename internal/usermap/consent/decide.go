@@ -139,6 +139,7 @@ type View struct {
 	Fingerprint string // of the signing key that came with the login; empty: none
 	Form        string // the secret of the form, of StageAsk
 	Message     string // of StageFailed
+	Assigned    bool   // the provider has found the account, and nobody has logged in
 }
 
 var errNoLogin = failure.New(failure.NotFound, "There is no login of this browser")

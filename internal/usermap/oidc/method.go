@@ -174,27 +174,21 @@ func (m *Method) Begin(ctx context.Context, a usermap.Attempt) (string, error) {
 	return m.o.Consent.Begin(ctx, a)
 }
 
-// Opened is where a browser goes, and the cookie that binds it.
-type Opened struct {
-	URL    string
-	Cookie string
-}
-
 // Open is the first page. As long as the identity provider is away the token of the page stays good.
-func (m *Method) Open(ctx context.Context, session string) (Opened, error) {
+func (m *Method) Open(ctx context.Context, session string) (consent.Opened, error) {
 	if err := m.o.Consent.Usable(ctx, session); err != nil {
-		return Opened{}, err
+		return consent.Opened{}, err
 	}
 	d, err := m.current.Load().ready(ctx)
 	if err != nil {
-		return Opened{}, err
+		return consent.Opened{}, err
 	}
 	st, err := m.o.Consent.Start(ctx, session)
 	if err != nil {
-		return Opened{}, err
+		return consent.Opened{}, err
 	}
 	to := d.oauth.AuthCodeURL(st.State, oauth2.SetAuthURLParam("nonce", st.Nonce), oauth2.S256ChallengeOption(st.Verifier))
-	return Opened{URL: to, Cookie: st.Cookie}, nil
+	return consent.Opened{URL: to, Cookie: st.Cookie}, nil
 }
 
 // Return takes what the browser brings back from the identity provider. Whatever comes of it is shown by the page of the

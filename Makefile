@@ -10,7 +10,7 @@ BIN         := bin
 TEST_FLAGS  ?= -race -timeout 20m
 FUZZ_TIME   ?= 3s
 
-.PHONY: build demo demo-clean test unit e2e outages controls fuzz lint fmt generate bench setup clean
+.PHONY: build demo demo-clean test unit e2e outages controls fuzz fuzz-long lint fmt generate bench setup clean
 
 build: ## build the three programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
@@ -43,6 +43,9 @@ controls: ## take out each control that a test names, and demand that the test f
 
 fuzz: ## run each fuzz target for FUZZ_TIME
 	@scripts/fuzz $(FUZZ_TIME)
+
+fuzz-long: ## run each fuzz target for a minute of CPU time, and check its memory; ONLY=regexp; not part of test
+	@ONLY='$(ONLY)' scripts/fuzz-long
 
 lint: ## vet, staticcheck, gofumpt, generated files
 	$(GO) vet ./...

@@ -132,7 +132,7 @@ func TestSimulatorStandsAlone(t *testing.T) {
 // its own or from one below.
 var layers = [][]string{
 	{"ident", "failure", "observability", "signkey"},
-	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "handover", "localuser", "shell", "software", "yamlnode"},
+	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "handover", "localuser", "shell", "software", "yamlnode", "nodump"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "slurmcheck", "applications"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "jobs", "jobsite"},

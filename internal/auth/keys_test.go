@@ -105,6 +105,10 @@ func TestParsePublicKeys(t *testing.T) {
 	}
 }
 
+//attack:actor malicious identity
+//attack:does Has a weak key installed as that of Core.
+//attack:control Keys have at least 2048 bits and a sane exponent.
+//attack:remove internal/auth/keys.go: case bits < minKeyBits: => case bits < 2:
 func TestParsePublicKeysRefuses(t *testing.T) {
 	t.Parallel()
 	core := coreKey()

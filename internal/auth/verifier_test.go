@@ -136,6 +136,29 @@ func TestVerifyCore(t *testing.T) {
 }
 
 // TestVerifyCoreRefuses is the attack table.
+//
+//attack:actor internet
+//attack:does Sends a token with another algorithm, such as none or HS256 with the public key as its secret.
+//attack:control Core's tokens are accepted with RS256 alone.
+//attack:remove internal/auth/verifier.go: jwt.WithValidMethods([]string{jwt.SigningMethodRS256.Alg()}), =>
+//attack:actor internet
+//attack:does Replays an old token of Core.
+//attack:control Tokens of Core end, and must say when.
+//attack:remove internal/auth/verifier.go: jwt.WithExpirationRequired(), => jwt.WithTimeFunc(func() time.Time { return time.Unix(0, 0) }),
+//attack:remove internal/auth/verifier.go: jwt.WithIssuedAt(),\n =>
+//attack:remove internal/auth/verifier.go: \t\tjwt.WithTimeFunc(o.Now),\n =>
+//attack:actor internet
+//attack:does Uses a token that Core gave to a user of UCloud.
+//attack:control Only tokens for Core's own requests are accepted.
+//attack:remove internal/auth/verifier.go: if c.Subject != coreSubject || c.Role != coreRole { => if c.Subject == "" {
+//attack:actor internet
+//attack:does Sends a token that would live for years.
+//attack:control The life of a token is bounded whatever it says.
+//attack:remove internal/auth/verifier.go: if life <= 0 || life > v.o.MaxLifetime { => if life <= 0 {
+//attack:actor internet
+//attack:does Signs a token with a key of its own.
+//attack:control Tokens must be signed with a key of Core that the operator has installed.
+//attack:remove internal/auth/verifier.go: parsed, err := v.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return s.keys, nil }) => parsed, _, err := v.parser.ParseUnverified(token, &c)
 func TestVerifyCoreRefuses(t *testing.T) {
 	t.Parallel()
 	good := rs256(goodHeader(), goodClaims())

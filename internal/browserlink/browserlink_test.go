@@ -74,6 +74,10 @@ func TestToken(t *testing.T) {
 	}
 }
 
+//attack:actor internet
+//attack:does Lets a page of another site use a link with the user's browser.
+//attack:control Links are used by pages of UCloud alone, as the browser tells.
+//attack:remove internal/browserlink/browserlink.go: return "", failure.New(failure.Forbidden, "This page may not use the link") => return "", nil
 func TestOrigin(t *testing.T) {
 	t.Parallel()
 	l := &Links{PublicURL: "https://im.example.org", Origins: []string{"https://ucloud.example.org/", "http://localhost:3000", "https://[2001:db8::1]:8443", ""}}

@@ -288,6 +288,14 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+//attack:actor compromised instance
+//attack:does Offers a file whose content a browser would run as a page of the provider.
+//attack:control Downloads are attachments, with a type that is not guessed, and run nothing.
+//attack:remove internal/downloads/file.go: h.Set("X-Content-Type-Options", "nosniff") =>
+//attack:actor compromised instance
+//attack:does Offers a page with a script for download.
+//attack:control Downloads run in a sandbox.
+//attack:remove internal/downloads/file.go: h.Set("Content-Security-Policy", "sandbox") =>
 func TestHeaders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)

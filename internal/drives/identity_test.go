@@ -50,6 +50,10 @@ func TestParseID(t *testing.T) {
 	}
 }
 
+//attack:actor compromised core
+//attack:does Sends the drive of another provider, whose id means other files here.
+//attack:control A drive must be one of this provider.
+//attack:remove internal/drives/identity.go: if got := d.Specification.Product.Provider; got != s.provider { => if got := d.Specification.Product.Provider; got == "\x00" {
 func TestDriveIsChecked(t *testing.T) {
 	t.Parallel()
 	set := New("hpc", FollowDrive)
@@ -88,6 +92,10 @@ func TestDriveIsChecked(t *testing.T) {
 	}
 }
 
+//attack:actor compromised core
+//attack:does Sends a path with enough ".." to leave the drive.
+//attack:control A path cannot climb above its drive.
+//attack:remove internal/drives/identity.go: if len(parts) <= 1 { => if len(parts) == 0 {
 func TestPathRules(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 255)

@@ -109,6 +109,10 @@ func linkTree(t *testing.T) (base string) {
 	return base
 }
 
+//attack:actor local user
+//attack:does Plants a link in a shared project that leads out of the drive.
+//attack:control Links are followed only within the drive.
+//attack:remove internal/drives/root.go: if !ok {\n\t\treturn -1, ErrOutside\n\t} => _ = ok
 func TestLinksUnderDrivePolicy(t *testing.T) {
 	t.Parallel()
 	base := linkTree(t)
@@ -270,6 +274,11 @@ func TestSpecialFilesDoNotBlock(t *testing.T) {
 
 // TestSwapRaceNeverLeavesTheDrive exchanges a directory for a link to the outside, and back, while files below it are
 // being opened. Whoever resolves a checked string again sooner or later reads the secret.
+//
+//attack:actor local user
+//attack:does Exchanges directories of a shared project for links to somebody else's files while they are being used.
+//attack:control Paths are resolved by the kernel beneath an open directory, never checked and then opened.
+//attack:remove internal/drives/root.go: return openat2(r.fd, rel, flags, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS) => return openat2(r.fd, rel, flags, 0)
 func TestSwapRaceNeverLeavesTheDrive(t *testing.T) {
 	t.Parallel()
 	rounds := 10_000

@@ -70,6 +70,13 @@ func links(base, outside string) {
 
 // TestSwapRaces: whoever exchanges folders for links to the outside, while files and folders are moved, copied, merged,
 // trashed and removed there, never gets a byte from outside into the drive, nor anything changed outside.
+//
+//attack:actor local user
+//attack:does Exchanges folders for links while somebody deletes or copies a tree of a shared project.
+//attack:control Trees are walked by descriptors.
+//attack:remove internal/drives/walk.go: fd, err = openat2(d.fd, rel, flags, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS) => fd, err = openat2(d.fd, rel, flags, 0)
+//attack:remove internal/drives/temp.go: unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK => unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK
+//attack:remove internal/drives/change.go: unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK => unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK
 func TestSwapRaces(t *testing.T) {
 	t.Parallel()
 	tmp := t.TempDir()

@@ -16,6 +16,7 @@ import (
 
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/nodump"
 )
 
 // DefaultSocket is where the server is when standard input does not say.
@@ -27,13 +28,9 @@ func Harden() error {
 	if err := assertIdentity(); err != nil {
 		return err
 	}
-	// The user's other processes may attach to this one, or read its memory from a core file, unless it is not
-	// dumpable (prctl(2), PR_SET_DUMPABLE; ptrace(2)). /proc/self stays usable for the process itself.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("make process not dumpable: %w", err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("forbid core files: %w", err)
+	// The user's other processes must not read the key of the route out of this one.
+	if err := nodump.Apply(); err != nil {
+		return err
 	}
 	return closeInherited()
 }

@@ -212,6 +212,10 @@ type always ident.UID
 
 func (a always) PeerUID(*net.TCPConn) (ident.UID, error) { return ident.UID(a), nil }
 
+//attack:actor local user
+//attack:does Connects to the port of another user's instance.
+//attack:control An instance reads nothing from connections whose other end does not belong to the service account.
+//attack:remove internal/instance/serve.go: if err == nil && uid == g.service { => if err == nil && uid != 1<<31 {
 func TestOnlyTheServiceAccountIsServed(t *testing.T) {
 	t.Parallel()
 	peers := &uids{list: []ident.UID{999, 1000, 0, 998}, err: errors.New("cannot tell")}

@@ -60,6 +60,10 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+//attack:actor internet
+//attack:does Calls the server as Core would, without a token.
+//attack:control Each call of Core to the server demands Core's token.
+//attack:remove internal/integration/handler.go: if c != callerPublic { => if c == 255 {
 func TestEveryRouteDemandsCore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -342,6 +346,10 @@ func TestRecordings(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Reads tickets in the log.
+//attack:control Addresses are logged without their queries.
+//attack:remove internal/integration/handler.go: h.log.Log(r.Context(), level, "call refused", "method", r.Method, "path", r.URL.Path, => h.log.Log(r.Context(), level, "call refused", "method", r.Method, "path", r.URL.RequestURI(),
 func TestTicketsAreNotLogged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -84,6 +84,10 @@ func TestPagesAreGolden(t *testing.T) {
 	}
 }
 
+//attack:actor malicious identity
+//attack:does Has a name with markup, which the page shows.
+//attack:control Pages are templates that escape.
+//attack:remove internal/integration/page.go: "html/template" => "text/template"
 func TestPagesEscape(t *testing.T) {
 	t.Parallel()
 	for name, html := range pages(t) {
@@ -256,6 +260,14 @@ func luminance(t *testing.T, hex string) float64 {
 	return 0.2126*channel(16) + 0.7152*channel(8) + 0.0722*channel(0)
 }
 
+//attack:actor internet
+//attack:does Puts the page with the ticket into a frame, or reads its address from a Referer.
+//attack:control Pages with secrets are not framed, cached, or named to other sites.
+//attack:remove internal/integration/page.go: h.Set("Referrer-Policy", "no-referrer") // the ticket is in the URL =>
+//attack:actor internet
+//attack:does Runs a script in the page with the ticket.
+//attack:control The page allows nothing but its own style, by a content security policy.
+//attack:remove internal/integration/page.go: csp := "default-src 'none'; style-src => csp := "style-src
 func TestPageHeaders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -93,7 +93,7 @@ type world struct {
 func newWorld(t *testing.T, change ...func(*Options)) *world {
 	t.Helper()
 	w := &world{launcher: &launcher{}, log: &bytes.Buffer{}}
-	log := slog.New(slog.NewTextHandler(w.log, nil))
+	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	w.store, err = store.Open(t.Context(), store.Options{Driver: "sqlite", Path: filepath.Join(testkit.PrivateDir(t), "im.db"), Log: log})
 	if err != nil {

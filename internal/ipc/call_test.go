@@ -80,6 +80,14 @@ func TestPanicBecomesAnError(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Calls over the socket what only operators may call.
+//attack:control Each call on the socket declares who may make it, and the kernel says who asks.
+//attack:remove internal/ipc/access.go: a == AccessOperator && (g.Operator || g.Root), => a == AccessOperator,
+//attack:actor local user
+//attack:does Calls over the socket what only the gateway may call, such as the one that gives the keys of all routes.
+//attack:control Calls for the service account are refused to all others, operators included.
+//attack:remove internal/ipc/access.go: a == AccessService && g.Service, => a == AccessService,
 func TestAccess(t *testing.T) {
 	t.Parallel()
 	grants := map[string]Grant{

@@ -127,6 +127,11 @@ func TestListenerIsHandedOver(t *testing.T) {
 
 // TestDescriptorTricks breaks the rules of descriptors in all ways. Afterwards none may be left behind. It is not
 // parallel, because it counts the descriptors of the process.
+//
+//attack:actor local user
+//attack:does Sends descriptors that nobody has asked for, or whose closing hangs.
+//attack:control Only sockets, pipes and pidfds are taken over the socket, and only by calls that declare it.
+//attack:remove internal/ipc/files.go: if !quickToClose(fd) {\n\t\t\treturn errFileKind\n\t\t} => _ = fd
 func TestDescriptorTricks(t *testing.T) {
 	ts := start(t, ServerOptions{MaxConnsPerUID: 100})
 	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -160,6 +160,11 @@ func TestTruncatedControlData(t *testing.T) {
 }
 
 // TestMemoryFollowsBytes: who declares a large payload and sends little does not make us reserve much.
+//
+//attack:actor local user
+//attack:does Announces a frame of the largest size on many connections and sends nothing more.
+//attack:control Memory for a frame grows with the bytes that have arrived.
+//attack:remove internal/ipc/frame.go: buf := make([]byte, 0, min(h.length, firstRead)) => buf := make([]byte, 0, h.length)
 func TestMemoryFollowsBytes(t *testing.T) {
 	t.Parallel()
 	src := &byteReader{b: make([]byte, 10_000), chunk: 1 << 20}

@@ -47,6 +47,11 @@ func TestListen(t *testing.T) {
 }
 
 // TestListenRefuses tries the tricks of contract 04 section 7.13. Whatever stands under the name must be left as it is.
+//
+//attack:actor local user
+//attack:does Plants something under the socket's name, in a directory that others can write to.
+//attack:control The socket is made only in a directory that nobody else can change.
+//attack:remove internal/ipc/listen.go: case st.Mode&0o022 != 0: => case false:
 func TestListenRefuses(t *testing.T) {
 	t.Parallel()
 	stale := func(t *testing.T, path string) {

@@ -178,6 +178,11 @@ func TestIdentityComesFromTheKernel(t *testing.T) {
 }
 
 // TestOverflowUIDIsRefused connects from an account that has no uid in the server's namespace.
+//
+//attack:actor local user
+//attack:does Connects from a user namespace, where the uid appears as the one of nobody.
+//attack:control Peers whose uid the kernel cannot name are refused.
+//attack:remove internal/ipc/peer.go: if p.uid == overflow || p.uid == defaultOverflowUID || p.uid == ^ident.UID(0) { => if p.uid == ^ident.UID(0) {
 func TestOverflowUIDIsRefused(t *testing.T) {
 	t.Parallel()
 	requireRoot(t)
@@ -208,6 +213,10 @@ func TestOverflowUIDIsRefused(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Opens so many connections to the socket that others get none.
+//attack:control The number of connections of one uid is bounded.
+//attack:remove internal/ipc/quota.go: case a.conns >= q.maxPerUID: => case a.conns < 0:
 func TestConnectionsPerUID(t *testing.T) {
 	t.Parallel()
 	requireRoot(t)
@@ -271,6 +280,11 @@ func TestFloodDoesNotHinderOthers(t *testing.T) {
 }
 
 // TestServerOfTheWrongAccount: a client must not say a word to a server that somebody else has put there.
+//
+//attack:actor local user
+//attack:does Listens at the socket's place and collects what instances and commands say.
+//attack:control Who connects checks by the kernel which account listens, before a byte is sent.
+//attack:remove internal/ipc/dial.go: if err == nil && !o.ServerUID(peer.uid) { => if false {
 func TestServerOfTheWrongAccount(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/ipc"
 )
 
 // declaration is a call or stream as it stands in the source.
@@ -122,8 +123,22 @@ func TestOpenCalls(t *testing.T) {
 }
 
 // TestKeysGoToTheGatewayAlone: these hand out or change routes, whose keys make a caller Core.
+//
+//attack:actor local user
+//attack:does Asks the server for the table of routes with their keys.
+//attack:control The table with keys is for the service account alone.
+//attack:remove internal/ipcapi/gateway.go: Name: "gateway.routes", Access: ipc.AccessService => Name: "gateway.routes", Access: ipc.AccessMapped
 func TestKeysGoToTheGatewayAlone(t *testing.T) {
 	t.Parallel()
+	// As the program has them, beside what the source says below.
+	for name, access := range map[string]ipc.Access{
+		GatewayRoutes.Name: GatewayRoutes.Access, GatewayAck.Name: GatewayAck.Access, GatewayWake.Name: GatewayWake.Access,
+		GatewayToken.Name: GatewayToken.Access, GatewayWeb.Name: GatewayWeb.Access, GatewayWebExchange.Name: GatewayWebExchange.Access,
+	} {
+		if access != ipc.AccessService {
+			t.Errorf("%s: access %s", name, access)
+		}
+	}
 	keys := []string{GatewayRoutes.Name, GatewayAck.Name, GatewayWake.Name, GatewayToken.Name, GatewayWeb.Name, GatewayWebExchange.Name}
 	for _, d := range declared(t) {
 		if slices.Contains(keys, d.name) != (d.access == "Service") {

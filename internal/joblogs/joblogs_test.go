@@ -420,6 +420,12 @@ func TestReplay(t *testing.T) {
 }
 
 // TestNothingButTheJobsFiles: no link, no device, no other name.
+//
+//attack:actor malicious job
+//attack:does Replaces its log by a link to a file of the user, so that whoever follows the log sees it.
+//attack:control Logs are read without following links.
+//attack:remove internal/joblogs/source.go: &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG { => &st, 0); err != nil {
+//attack:remove internal/joblogs/source.go: s.name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK => s.name, unix.O_RDONLY|unix.O_NONBLOCK
 func TestNothingButTheJobsFiles(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

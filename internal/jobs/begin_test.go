@@ -33,6 +33,10 @@ func TestGrant(t *testing.T) {
 	}
 }
 
+//attack:actor compromised instance
+//attack:does Submits a job in the name of another user.
+//attack:control The user of a job must be the one of the account that asks.
+//attack:remove internal/jobs/begin.go: case user == "" || w.job.Owner.CreatedBy != user || !w.owner.Valid(): => case user == "" || !w.owner.Valid():
 func TestWhoMayBegin(t *testing.T) {
 	t.Parallel()
 	w := sqlite(t)
@@ -85,6 +89,11 @@ func TestWhoMayBegin(t *testing.T) {
 
 // New jobs are refused when the wallet is locked, and when Core has never spoken of one; free machines have none. What was
 // submitted before is told all the same.
+//
+//attack:actor local user
+//attack:does Submits jobs when the allocation is used up.
+//attack:control The wallet is looked at when a job begins.
+//attack:remove internal/jobs/begin.go: if err != nil || wallet.Locked { => if err != nil && !wallet.Locked {
 func TestLockedWallet(t *testing.T) {
 	t.Parallel()
 	w := sqlite(t)
@@ -119,6 +128,10 @@ func TestLockedWallet(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Reads tokens of applications in a copy of the database.
+//attack:control Parameters that are secrets are not stored.
+//attack:remove internal/jobs/begin.go: return json.Unmarshal(value, &kind) != nil || kind.Type == "api_server" => return json.Unmarshal(value, &kind) != nil
 func TestSecretsAreNotKept(t *testing.T) {
 	t.Parallel()
 	w := sqlite(t)
@@ -150,6 +163,10 @@ func TestSecretsAreNotKept(t *testing.T) {
 	}
 }
 
+//attack:actor compromised core
+//attack:does Submits jobs without end.
+//attack:control Submissions that have not ended, and jobs that Core has not confirmed, are bounded for each account.
+//attack:remove internal/jobs/begin.go: if begun >= maxBegun || unconfirmed >= maxUnconfirmed { => if begun+unconfirmed < 0 {
 func TestTooManySubmissions(t *testing.T) {
 	t.Parallel()
 	w := sqlite(t)

@@ -195,6 +195,11 @@ func TestForeignEngineID(t *testing.T) {
 }
 
 // Somebody's own job bears the mark of another's submission.
+//
+//attack:actor malicious job
+//attack:does Submits a job by hand with the comment of another user's job.
+//attack:control A job belongs to the uid that Slurm names, whatever its comment says.
+//attack:remove internal/jobs/monitor.go: if name == "" || !what.of(name) || v.matched[id] { => if name == "" || v.matched[id] {
 func TestForgedComment(t *testing.T) {
 	t.Parallel()
 	w := sqlite(t)

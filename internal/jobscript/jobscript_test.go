@@ -8,6 +8,10 @@ import (
 	"ucloud-im/internal/failure"
 )
 
+//attack:actor compromised core
+//attack:does Sends an application that sets the account or the comment of a job in Slurm.
+//attack:control What an application may set for Slurm is limited by a list.
+//attack:remove internal/jobscript/directive.go: if covered(name, protected) || covered(name, d.locked) { => if covered(name, nil) {
 func TestOverride(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

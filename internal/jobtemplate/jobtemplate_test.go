@@ -177,6 +177,11 @@ func TestRefused(t *testing.T) {
 }
 
 // TestBounds: what would take all time or memory elsewhere.
+//
+//attack:actor compromised core
+//attack:does Sends a template that takes all memory or time.
+//attack:control Evaluation of templates has budgets of steps, bytes, depth and time.
+//attack:remove internal/jobtemplate/machine.go: if m.steps > m.limits.Steps { => if m.steps < 0 {
 func TestBounds(t *testing.T) {
 	t.Parallel()
 	deep := strings.Repeat("{% if t %}", 5000)

@@ -86,6 +86,19 @@ func TestHelloFromAnotherUser(t *testing.T) {
 
 // TestHelloFromAnotherProcess says hello while a launch is pending, from the right user but from a process that the
 // server did not start.
+//
+//attack:actor compromised instance
+//attack:does Lets another process of the user say hello in place of the one that the server started.
+//attack:control A hello is accepted from the process that was started, or from one below it.
+//attack:remove internal/launcher/hello.go: match == nil && (yes || !known && !s.l.o.Self) => match == nil && (yes || known || !known)
+//attack:run another process
+//attack:actor local user
+//attack:does Says hello to the server as if it were the instance that is being started for another user.
+//attack:control A hello belongs to the slot of the uid that the kernel names.
+//attack:remove internal/launcher/hello.go: sl := l.slotOfUID(r.Peer.UID())\n\tif sl == nil || r.Peer.PID() <= 1 { => sl := l.slotOfUID(r.Peer.UID())\n\tfor _, other := range l.slots {\n\t\tsl = other\n\t}\n\tif sl == nil || r.Peer.PID() <= 1 {
+//attack:remove internal/launcher/hello.go: match == nil && (yes || !known && !s.l.o.Self) => match == nil && (yes || known || !known)
+//attack:remove internal/launcher/hello.go: if u != uint64(st.uid) { => if u == 1<<40 {
+//attack:run another user
 func TestHelloFromAnotherProcess(t *testing.T) {
 	t.Parallel()
 	site := theSite(t)
@@ -102,12 +115,14 @@ func TestHelloFromAnotherProcess(t *testing.T) {
 	done := make(chan Woken, 1)
 	go func() { done <- w.tryWake(u) }()
 	eventually(t, "the launch is pending", func() bool { return len(accounts.Processes(u.UID)) > 0 })
-	for _, who := range []accounts.Account{u, mallory} {
-		for _, kind := range []string{"hello", "hello-detached"} {
-			if got := w.as(who, kind); got != "refused 403" {
-				t.Errorf("%s of %s: %s", kind, who.Name, got)
+	for name, who := range map[string]accounts.Account{"another process": u, "another user": mallory} {
+		t.Run(name, func(t *testing.T) {
+			for _, kind := range []string{"hello", "hello-detached"} {
+				if got := w.as(who, kind); got != "refused 403" {
+					t.Errorf("%s of %s: %s", kind, who.Name, got)
+				}
 			}
-		}
+		})
 	}
 	if r := <-done; !strings.Contains(r.Why, "did not start in time") {
 		t.Errorf("wake: %+v", r)

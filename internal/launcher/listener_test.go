@@ -86,6 +86,15 @@ func TestListenerQueued(t *testing.T) {
 }
 
 // TestResumeRefusesForeignListeners hands back all kinds of descriptors but the right one.
+//
+//attack:actor compromised instance
+//attack:does Hands back another socket than the listener it was given, to receive requests at a port of its choice.
+//attack:control A listener that comes back must be the socket that the server made.
+//attack:remove internal/launcher/listener.go: case st.Ino != inode: => case false:
+//attack:actor compromised instance
+//attack:does Hands back a socket that the user has made.
+//attack:control The kernel says who made a socket, and it must be the service account.
+//attack:remove internal/launcher/listener.go: case ident.UID(st.Uid) != service: => case false:
 func TestResumeRefusesForeignListeners(t *testing.T) {
 	t.Parallel()
 	good := listening(t)
@@ -172,6 +181,10 @@ func TestReviveAfterShutdown(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Waits for a port that another user's instance had, to receive what is meant for it.
+//attack:control A port is never given to another uid while the server lives.
+//attack:remove internal/launcher/ports.go: if owner, given := p.owner[port]; given && owner != uid { => if owner, given := p.owner[port]; given && owner == ^uid {
 func TestPortsStayWithTheirUID(t *testing.T) {
 	t.Parallel()
 	// A quiet stretch of ports below the ephemeral range.
@@ -205,7 +218,7 @@ func TestPortsStayWithTheirUID(t *testing.T) {
 	}
 	// Others still find ports in the other half; when all are somebody's, there are none, rather than a shared one.
 	free := 0
-	for uid := ident.UID(3000); take(uid) != 0; uid++ {
+	for uid := ident.UID(3000); uid < 3100 && take(uid) != 0; uid++ {
 		free++
 	}
 	if free == 0 || free+len(owner) != 20 {

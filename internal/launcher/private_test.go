@@ -19,6 +19,11 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 const strangerUID = 54321
 
 // TestPlantedDirectories: somebody was faster and made the directory, or put a link there.
+//
+//attack:actor local user
+//attack:does Prepares the directory in which the service keeps the keys of routes.
+//attack:control A private directory must belong to the service and be closed to all others.
+//attack:remove internal/launcher/private.go: case st.Mode&0o077 != 0: => case false:
 func TestPlantedDirectories(t *testing.T) {
 	t.Parallel()
 	testkit.Require(t, testkit.Root) // to make files of others
@@ -57,6 +62,11 @@ func TestPlantedDirectories(t *testing.T) {
 
 // TestPlantedFiles: names in the directory are taken by something else. It could only have been put there while the
 // directory was open to others; nothing may be written through it even so.
+//
+//attack:actor local user
+//attack:does Plants a link in a directory of the service, so that it writes over another file.
+//attack:control Files of the service are opened without following links, and must be its own.
+//attack:remove internal/launcher/private.go: flags|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK => flags|unix.O_CLOEXEC|unix.O_NONBLOCK
 func TestPlantedFiles(t *testing.T) {
 	t.Parallel()
 	testkit.Require(t, testkit.Root)
@@ -148,6 +158,10 @@ func TestPlantedFiles(t *testing.T) {
 	}
 }
 
+//attack:actor compromised instance
+//attack:does Fills the disk by writing to its log.
+//attack:control What an instance may add to its log is limited in rate, and the log is rotated.
+//attack:remove internal/launcher/logs.go: if !u.limit.AllowN(now, len(p)) { => if false {
 func TestUserLog(t *testing.T) {
 	t.Parallel()
 	d, err := openPrivateDir(t.TempDir() + "/users")

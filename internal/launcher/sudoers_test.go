@@ -39,6 +39,11 @@ func TestSudoersBlockIsAccepted(t *testing.T) {
 }
 
 // TestSudoersBlockRefuses what could mean more than a name, such as ALL or a list.
+//
+//attack:actor local user
+//attack:does Gets a word into the sudo rule that lets the service account do more.
+//attack:control Words in the sudo rule have a narrow alphabet.
+//attack:remove internal/launcher/sudoers.go: case !sudoName.MatchString(o.Group): => case false:
 func TestSudoersBlockRefuses(t *testing.T) {
 	t.Parallel()
 	good := SudoersOptions{ServiceAccount: "ucloud", Group: "ucloud_users", Program: "/usr/libexec/ucloud/ucloud-user"}

@@ -320,6 +320,30 @@ func TestErrorsAreNotCached(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Connects the account of a service of the system, or root.
+//attack:control Accounts below the lowest allowed uid have no instance.
+//attack:remove internal/localuser/policy.go: case uid < p.o.MinUID: => case false:
+//attack:actor local user
+//attack:does Uses an account that was locked.
+//attack:control Locked accounts have no instance.
+//attack:remove internal/localuser/policy.go: if s.LockedHash { => if false {
+//attack:actor local user
+//attack:does Uses an account that has expired.
+//attack:control Expired accounts have no instance.
+//attack:remove internal/localuser/policy.go: s.Expires >= 0 && today >= s.Expires => s.Expires >= 0 && today < 0
+//attack:actor local user
+//attack:does Uses an account that is not in the allowed group.
+//attack:control Only members of the group that the operator names have instances.
+//attack:remove internal/localuser/policy.go: if !slices.Contains(gids, g.GID) { => if gids == nil {
+//attack:actor local user
+//attack:does Gets a uid that belonged to somebody else who was connected.
+//attack:control The name of the account must be the one that was connected.
+//attack:remove internal/localuser/policy.go: case a.Name != localName: => case false:
+//attack:actor local user
+//attack:does Uses an account without a login shell.
+//attack:control Accounts without a login shell have no instance.
+//attack:remove internal/localuser/policy.go: case noLogin(a.Shell): => case false:
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	day := int64(86400)

@@ -54,6 +54,11 @@ func TestEveryCallIsTried(t *testing.T) {
 
 // TestWhoMayDoWhat makes every call as every kind of uid, over the socket and past the command line (contract 41
 // sections 2 and 8.5).
+//
+//attack:actor local user
+//attack:does Changes users and tickets as if it were an operator.
+//attack:control Operators are root and the members of a group that the operator names.
+//attack:remove internal/operator/authorize.go: g.Operator = member(ctx, log, o.Directory, uid, o.OperatorGroup) => g.Operator = true
 func TestWhoMayDoWhat(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -346,6 +351,10 @@ func TestTheProtocolIsNamed(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Takes advantage of a directory that does not answer, or of a group that does not exist.
+//attack:control Not knowing who is an operator is a no.
+//attack:remove internal/operator/authorize.go: if failure.Is(err, failure.NotFound) {\n\t\treturn false\n\t}\n\tvar a => if failure.Is(err, failure.NotFound) {\n\t\treturn true\n\t}\n\tvar a
 func TestUnknownGroupsMeanNobody(t *testing.T) {
 	t.Parallel()
 	log := slog.New(slog.DiscardHandler)

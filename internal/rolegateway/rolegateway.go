@@ -35,6 +35,7 @@ import (
 	"ucloud-im/internal/handover"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/nodump"
 	"ucloud-im/internal/sockdiag"
 )
 
@@ -63,6 +64,9 @@ const snapshotWait = 2 * time.Second
 func Run(ctx context.Context, o Options) error {
 	if os.Geteuid() == 0 {
 		return ErrRoot
+	}
+	if err := nodump.Apply(); err != nil { // tokens, keys of routes and of TLS are in memory
+		return err
 	}
 	if err := o.setDefaults(); err != nil {
 		return err

@@ -34,6 +34,7 @@ import (
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/jobsite"
 	"ucloud-im/internal/localuser"
+	"ucloud-im/internal/nodump"
 )
 
 // Options say how the process was started.
@@ -52,6 +53,9 @@ var ErrRoot = errors.New("the server refuses to run as root: start it as the ser
 func Run(ctx context.Context, o Options) error {
 	if os.Geteuid() == 0 {
 		return ErrRoot
+	}
+	if err := nodump.Apply(); err != nil { // the provider's secrets are in memory
+		return err
 	}
 	o.Version.Protocol, o.Version.Platform = ipcapi.Protocol, runtime.GOOS+"/"+runtime.GOARCH
 	directory := localuser.NewDirectory(localuser.Options{})

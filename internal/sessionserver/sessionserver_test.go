@@ -190,6 +190,10 @@ func TestLife(t *testing.T) {
 	})
 }
 
+//attack:actor compromised instance
+//attack:does Uses the session of another account, whose link it has seen.
+//attack:control A session is used by the account that made it.
+//attack:remove internal/sessionserver/sessionserver.go: if rec.UID != r.Peer.UID() {\n\t\treturn record{} => if rec.UID == 1<<31 {\n\t\treturn record{}
 func TestBoundToAccount(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, storetest.SQLite(t), 0)
@@ -227,6 +231,11 @@ func TestBoundToAccount(t *testing.T) {
 }
 
 // TestRechecked: a session does not outlive the right to use the drive.
+//
+//attack:actor local user
+//attack:does Goes on uploading with an old link after leaving the project.
+//attack:control Membership is checked again each time a session is used.
+//attack:remove internal/sessionserver/sessionserver.go: case err == nil && !slices.ContainsFunc([]providerapi.ProjectMember(p.Document.Status.Members), func(m providerapi.ProjectMember) bool { return m.Username == user }): => case err == nil && !slices.ContainsFunc([]providerapi.ProjectMember(p.Document.Status.Members), func(m providerapi.ProjectMember) bool { return true }):
 func TestRechecked(t *testing.T) {
 	t.Parallel()
 	s := storetest.SQLite(t)

@@ -53,6 +53,10 @@ func TestQuote(t *testing.T) {
 	}
 }
 
+//attack:actor compromised core
+//attack:does Sends a value that bash would execute.
+//attack:control Every value goes through one function that quotes it.
+//attack:remove internal/shell/shell.go: s = strings.ReplaceAll(s, "'", `'"'"'`) => s = strings.ReplaceAll(s, "'", "'")
 func TestQuoteProperty(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -138,6 +138,11 @@ func TestPeerOfAnotherUID(t *testing.T) {
 }
 
 // TestClosedPeer: the kernel says uid 0 for a socket that nobody holds; we must not.
+//
+//attack:actor local user
+//attack:does Connects to an instance and closes at once, so that nobody owns the connection when it is looked up.
+//attack:control A connection that nobody owns any more is refused, not ascribed to root.
+//attack:remove internal/sockdiag/sockdiag.go: if ne.Uint32(body[offsetOfInode:]) == 0 { => if false {
 func TestClosedPeer(t *testing.T) {
 	t.Parallel()
 	c := newTestClient(t)
@@ -166,6 +171,11 @@ func TestClosedPeer(t *testing.T) {
 }
 
 // TestListenerIsNotAnAnswer: for a connection that does not exist the kernel offers the listener on the port.
+//
+//attack:actor local user
+//attack:does Closes its end of a connection, so that a question about its owner is answered with that of a listener.
+//attack:control An answer counts only if it has both addresses of the connection.
+//attack:remove internal/sockdiag/sockdiag.go: if !ok || gotLocal != local || gotRemote != remote { => if !ok {
 func TestListenerIsNotAnAnswer(t *testing.T) {
 	t.Parallel()
 	c := newTestClient(t)

@@ -59,6 +59,11 @@ func keys(texts ...string) (out []providerapi.SSHKey) {
 	return out
 }
 
+//attack:actor compromised core
+//attack:does Sends an SSH key with options, such as a forced command, or with a line break and a second key.
+//attack:control A key is taken apart and written anew: one line, a known type, no options.
+//attack:remove internal/sshkeys/parse.go: if len(text) > maxKeyText || strings.ContainsAny(text, "\r\\n\x00") { => if len(text) > maxKeyText {
+//attack:remove internal/sshkeys/parse.go: fields := strings.Fields(text) => if i := strings.Index(text, "ssh-ed25519 "); i > 0 {\n\t\ttext = text[i:]\n\t}\n\tfields := strings.Fields(text)
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	rsa := func(bytes int) string {
@@ -214,6 +219,12 @@ func TestInstall(t *testing.T) {
 }
 
 // TestHostileFiles: what others may have put in the way.
+//
+//attack:actor local user
+//attack:does Plants a link or a pipe where a user's SSH keys are written.
+//attack:control The folder and the file of the keys must be the user's own, and links are followed only within the home directory.
+//attack:remove internal/sshkeys/sshkeys.go: unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY => unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY
+//attack:remove internal/sshkeys/sshkeys.go: || !strings.HasPrefix(target, strings.TrimSuffix(home, "/")+"/") { => || !strings.HasPrefix(target, "/") || home == "" {
 func TestHostileFiles(t *testing.T) {
 	t.Parallel()
 	outside := t.TempDir()
@@ -255,6 +266,11 @@ func TestHostileFiles(t *testing.T) {
 }
 
 // TestForeignOwner: a link, a folder or a file of another account is not used.
+//
+//attack:actor compromised core
+//attack:does Sends the SSH keys of one user to the instance of another.
+//attack:control Keys of other users are left out.
+//attack:remove internal/sshkeys/sshkeys.go: if k.Owner != "" && k.Owner != s.o.User { => if k.Owner == "\x00" {
 func TestForeignOwner(t *testing.T) {
 	t.Parallel()
 	accounts.Require(t)

@@ -327,6 +327,11 @@ func TestDeadShell(t *testing.T) {
 }
 
 // TestHolderRefusesOthers: the socket of a holder has a name that everybody can see.
+//
+//attack:actor local user
+//attack:does Connects to the process that holds another user's shell.
+//attack:control The holder asks the kernel who connects.
+//attack:remove internal/terminal/holder.go: if uid, err := peerUID(c); err != nil || uid != h.own { => if uid, err := peerUID(c); err != nil || uid == 1<<31 {
 func TestHolderRefusesOthers(t *testing.T) {
 	t.Parallel()
 	testkit.Require(t, testkit.Root)

@@ -87,6 +87,11 @@ func TestHostileListings(t *testing.T) {
 }
 
 // TestSwapRace exchanges directories for links while files are uploaded into them.
+//
+//attack:actor local user
+//attack:does Exchanges the folder of an upload to a shared project for a link while the files arrive.
+//attack:control Files are made by descriptors beneath the drive.
+//attack:remove internal/drives/create.go: fd, err = openat2(d.fd, rel, flags, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS) => fd, err = openat2(d.fd, rel, flags, 0)
 func TestSwapRace(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()

@@ -306,6 +306,15 @@ func TestDesktop(t *testing.T) {
 }
 
 // TestHostile: what an instance may not get, whatever it asks for.
+//
+//attack:actor local user
+//attack:does Asks for the web interface of a job that belongs to a workspace of others.
+//attack:control Jobs of other workspaces do not exist for a user.
+//attack:remove internal/websession/open.go: rec, err := s.o.Jobs.Visible(ctx, r.Grant.User, r.Peer.UID(), req.Job)\n\tif err != nil { => rec, err := s.o.Jobs.Visible(ctx, "ada#1", r.Peer.UID(), req.Job)\n\tif err != nil {
+//attack:actor compromised instance
+//attack:does Asks for a link to a port of its choice on the node of the job.
+//attack:control The port of an interface is the one that the server gave to the job.
+//attack:remove internal/websession/open.go: if req.Port != 0 && req.Port != port { => if req.Port != 0 {\n\t\tport = req.Port\n\t}\n\tif req.Port < 0 {
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, storetest.SQLite(t))
@@ -376,6 +385,11 @@ func TestHostile(t *testing.T) {
 }
 
 // TestForgedJob: an account claims the job of another one. Core has not confirmed it, so it gets no host name.
+//
+//attack:actor compromised instance
+//attack:does Describes a job that is not its own, to open its interface.
+//attack:control What an interface leads to comes from the server's record of the job.
+//attack:remove internal/websession/place.go: err == nil && (rec.State.Final() || !rec.Confirmed || rec.UID != w.UID || rec.CreatedBy != w.CreatedBy) => err == nil && rec.State.Final()
 func TestForgedJob(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, storetest.SQLite(t))
@@ -405,6 +419,11 @@ func TestForgedJob(t *testing.T) {
 }
 
 // TestNeighbours: the port of a job of another account on the same node of the cluster.
+//
+//attack:actor malicious job
+//attack:does Declares the port that a job of another account was given on the same node.
+//attack:control A port on a node leads only to the job that had it first, and what the provider gave comes before what jobs declare.
+//attack:remove internal/websession/place.go: if err := s.checkNeighbours(ctx, rec, w, node, port); err != nil { => if err := s.checkNeighbours(ctx, rec, w, node, port); errors.Is(err, context.Canceled) {
 func TestNeighbours(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -443,6 +462,11 @@ func TestNeighbours(t *testing.T) {
 }
 
 // TestWithdrawn: everything that ends a session.
+//
+//attack:actor local user
+//attack:does Goes on using the interface of a job after leaving its project.
+//attack:control Sessions are looked at again when memberships change, and end.
+//attack:remove internal/websession/service.go: return !ok, err => return !ok && err != nil, err
 func TestWithdrawn(t *testing.T) {
 	t.Parallel()
 	setup := func(t *testing.T) (w *world, id string, table map[string]ipcapi.WebRoute, spare string) {
@@ -550,6 +574,10 @@ func TestLocalEngine(t *testing.T) {
 	}
 }
 
+//attack:actor internet
+//attack:does Opens any number of sessions of one interface.
+//attack:control An interface has a bounded number of sessions; the oldest ends.
+//attack:remove internal/websession/open.go: for len(live) >= s.o.MaxSessions { => for len(live) > 1<<20 {
 func TestManySessions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, storetest.SQLite(t))

@@ -18,6 +18,10 @@ import (
 	"ucloud-im/internal/failure"
 )
 
+//attack:actor compromised core
+//attack:does Names a destination whose address is one of the private ranges, or one in disguise.
+//attack:control Transfers connect to addresses of the public internet alone, unless the operator allows more.
+//attack:remove internal/transfers/dial/dial.go: func public4(ip netip.Addr) bool { return !inside(closed4, ip) } => func public4(ip netip.Addr) bool { return len(closed4) > 0 }
 func TestAllows(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{
@@ -171,6 +175,11 @@ func connect(t *testing.T, p *Policy, endpoint string) error {
 
 // TestNameThatLeadsInside: the address that a name resolves to decides, at the moment of connecting; nothing is sent to
 // an address that is not allowed.
+//
+//attack:actor compromised core
+//attack:does Names a destination whose DNS name leads into the centre's own network.
+//attack:control The address is checked when the connection is made, not when the name is read.
+//attack:remove internal/transfers/dial/dial.go: return p.address(a.Addr()) => return nil
 func TestNameThatLeadsInside(t *testing.T) {
 	t.Parallel()
 	var hits atomic.Int64
@@ -193,6 +202,10 @@ func TestNameThatLeadsInside(t *testing.T) {
 	}
 }
 
+//attack:actor compromised core
+//attack:does Redirects a transfer to another address.
+//attack:control Redirections of transfers are refused.
+//attack:remove internal/transfers/dial/dial.go: CheckRedirect: func(*http.Request, []*http.Request) error { return errRedirect }, =>
 func TestConnect(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1") // would fail
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")

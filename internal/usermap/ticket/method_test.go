@@ -160,6 +160,10 @@ func TestFromBeginToConnected(t *testing.T) {
 	}
 }
 
+//attack:actor local user
+//attack:does Reads open tickets in a copy of the database.
+//attack:control Only the hash of a ticket is stored.
+//attack:remove internal/usermap/ticket/method.go: Hash: t.Hash(), User: user, CreatedAt: now, ExpiresAt: now.Add(m.o.Lifetime), State: store.TicketOpen, => Hash: t.Hash(), User: user, CreatedAt: now, ExpiresAt: now.Add(m.o.Lifetime), State: store.TicketOpen, Message: t.String(), By: t.String(),
 func TestOnlyTheHashIsStored(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -180,6 +184,11 @@ func TestOnlyTheHashIsStored(t *testing.T) {
 	}
 }
 
+//attack:actor internet
+//attack:does Uses a ticket again.
+//attack:control A ticket is used once.
+//attack:remove internal/usermap/ticket/method.go: case store.TicketOpen:\n\tcase store.TicketUsed:\n\t\treturn failure.New(failure.Conflict, "The ticket has been used already") => case store.TicketOpen, store.TicketUsed:
+//attack:remove internal/usermap/ticket/method.go: err = tx.CloseTicket(rec.Hash, store.TicketUsed, &a.UID, c.By, "", m.o.Now())\n\t\t\tif errors.Is(err, store.ErrConflict) { => if rec.State == store.TicketOpen {\n\t\t\t\terr = tx.CloseTicket(rec.Hash, store.TicketUsed, &a.UID, c.By, "", m.o.Now())\n\t\t\t}\n\t\t\tif errors.Is(err, store.ErrConflict) {
 func TestSingleUse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -255,6 +264,11 @@ func TestRefusalKeepsTheTicketOpen(t *testing.T) {
 
 // TestCompleteNeedsTheConfirmedUser is about a victim who is told to run somebody else's ticket: what counts is whom
 // they were shown.
+//
+//attack:actor internet
+//attack:does Sends a ticket of another user of UCloud to somebody, who completes it.
+//attack:control Who completes a ticket confirms the UCloud user whose it is.
+//attack:remove internal/usermap/ticket/method.go: if rec.User != confirmed { => if confirmed == "\x00" {
 func TestCompleteNeedsTheConfirmedUser(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -314,6 +328,10 @@ func TestReject(t *testing.T) {
 	}
 }
 
+//attack:actor compromised core
+//attack:does Makes tickets without end.
+//attack:control Tickets are limited in rate and number.
+//attack:remove internal/usermap/ticket/method.go: allowed := b.left >= 1 => allowed := b.left > -1000
 func TestBeginIsLimited(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

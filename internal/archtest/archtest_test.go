@@ -135,7 +135,7 @@ var layers = [][]string{
 	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "handover", "localuser", "shell", "software", "yamlnode", "nodump"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "slurmcheck", "applications"},
-	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "jobs", "jobsite"},
+	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "jobs", "jobsite", "signingkeys"},
 	{"fileserver", "integration", "operator", "gateway", "jobrunner", "websession"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},
 }
@@ -151,7 +151,7 @@ func TestLayers(t *testing.T) {
 	}
 	// Within a layer these follow one another.
 	exceptions := []string{
-		"failure -> ident", "observability -> ident", "signkey -> failure", "ipc -> failure", "usermap -> launcher", "jobrunner -> fileserver",
+		"failure -> ident", "observability -> ident", "signkey -> failure", "ipc -> failure", "usermap -> launcher", "signingkeys -> usermap", "jobrunner -> fileserver",
 	}
 	for pkg, list := range imports(t) {
 		from, known := layerOf[pkg]

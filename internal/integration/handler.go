@@ -6,7 +6,9 @@
 //
 // Every route is registered with the class of its caller. Routes for Core demand Core's token, verified here although
 // the gateway has done so before: the listener is a socket, but a mistake in front of it must not open these calls.
-// Public routes take no identity from the request; the ticket page shows what the ticket itself gives access to.
+// Public routes take no identity from the request; the ticket page shows what the ticket itself gives access to, and a
+// signing key is taken for whom the session of its upload was opened, from scripts of UCloud's own pages only
+// (TestKeysComeFromUCloudOnly).
 //
 // A request of Core that carries a user name header is about that user and nothing else. It is accepted only where the
 // body names the same user, so that it never acts as the system (contract 01 section 5). TestEveryRouteDemandsCore and
@@ -98,6 +100,9 @@ type Options struct {
 	Logins     Logins
 	SelfPublic string
 
+	// Keys takes in the signing keys of browsers; nil: there are none.
+	Keys Keys
+
 	Branding    func() *Branding   // nil, or a nil result: no branding is configured
 	Maintenance func() Maintenance // nil: never
 	Healthy     func() error       // nil: always
@@ -115,6 +120,7 @@ type Handler struct {
 	mux    *http.ServeMux
 	page   *page
 	origin string // of our own pages
+	ucloud string // the origin of UCloud's pages
 }
 
 // PagePath is the path of the ticket page below the gateway's public address.
@@ -144,7 +150,8 @@ func New[T any](v Verifier[T], o Options) (*Handler, error) {
 	if h.origin = originOf(o.SelfPublic); o.Logins != nil && o.SelfPublic == "" {
 		return nil, errors.New("integration: SelfPublic is required for logins")
 	}
-	if o.Tickets != nil || o.Logins != nil {
+	h.ucloud = originOf(o.UCloudPublic)
+	if o.Tickets != nil || o.Logins != nil || o.Keys != nil {
 		var err error
 		if h.page, err = newPage(o.Page, o.UCloudPublic); err != nil {
 			return nil, fmt.Errorf("integration: %w", err)
@@ -165,13 +172,16 @@ const (
 // handlerFunc answers a request or returns an error that has not been written yet.
 type handlerFunc func(w http.ResponseWriter, r *http.Request) error
 
+// route is a call with the class of its callers.
+type route struct {
+	method, path string
+	caller       caller
+	do           handlerFunc
+}
+
 func (h *Handler) routes() error {
 	base := "/ucloud/" + h.o.Provider
-	routes := []struct {
-		method, path string
-		caller       caller
-		do           handlerFunc
-	}{
+	routes := []route{
 		{"GET", base + "/integration/retrieveManifest", callerCore, h.manifest},
 		{"POST", base + "/integration/connect", callerCoreAbout, h.connect},
 		{"POST", base + "/integration/unlinked", callerCoreAbout, h.unlinked},
@@ -190,6 +200,11 @@ func (h *Handler) routes() error {
 		{"GET", base + "/provider/branding/retrieveInfo", callerCore, h.brandingInfo},
 		{"GET", base + "/provider/branding/image", callerPublic, h.brandingImage},
 		{"GET", "/healthz", callerPublic, h.healthz},
+	}
+	if h.o.Keys != nil {
+		upload := UploadPath(h.o.Provider)
+		routes = append(routes, route{"GET", upload, callerPublic, h.keySkip}, route{"POST", upload, callerPublic, h.keyUpload},
+			route{"OPTIONS", upload, callerPublic, h.keyPreflight})
 	}
 	for _, r := range routes {
 		guarded, err := h.guard(r.caller, r.do)

@@ -27,6 +27,7 @@ import (
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/launcher"
+	"ucloud-im/internal/signingkeys"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/usermap"
 	"ucloud-im/internal/usermap/ticket"
@@ -78,6 +79,9 @@ type Options struct {
 
 	// SlurmAccounts keeps the accounts of Slurm; nil: there are none.
 	SlurmAccounts SlurmAccounts
+
+	// Keys looks after the signing keys of users; nil: there are none.
+	Keys *signingkeys.Service
 
 	Provider     string
 	UCloudPublic string // where UCloud is, for people
@@ -138,6 +142,12 @@ func (s *Service) Register(srv *ipc.Server) {
 	ipc.Handle(srv, ipcapi.GatewayDump, s.gatewayDump)
 	ipc.HandleStream(srv, ipcapi.AllocationList, s.allocationList)
 	ipc.Handle(srv, ipcapi.AllocationApply, s.allocationApply)
+	if s.o.Keys != nil {
+		ipc.Handle(srv, ipcapi.MeKeys, s.meKeys)
+		ipc.Handle(srv, ipcapi.MeRevokeKey, s.meRevokeKey)
+		ipc.HandleStream(srv, ipcapi.KeyList, s.keyList)
+		ipc.Handle(srv, ipcapi.KeyRevoke, s.keyRevoke)
+	}
 	if s.o.SlurmAccounts != nil {
 		ipc.HandleStream(srv, ipcapi.SlurmAccountList, s.slurmAccountList)
 		ipc.Handle(srv, ipcapi.SlurmAccountReevaluate, s.slurmAccountReevaluate)

@@ -19,6 +19,12 @@ type ConnectResponse struct {
 	RedirectTo string `json:"redirectTo"`
 }
 
+// KeyUpload is what a browser sends to the address of [ConnectResponse] if it signs its requests (contract 01 section
+// 7.2). The answer is a ConnectResponse again.
+type KeyUpload struct {
+	PublicKey string `json:"publicKey"` // SubjectPublicKeyInfo in PEM
+}
+
 // RefreshToken is one item of auth/providers/refresh.
 type RefreshToken struct {
 	RefreshToken string `json:"refreshToken"`

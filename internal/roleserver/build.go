@@ -29,6 +29,7 @@ import (
 	"ucloud-im/internal/outbox"
 	"ucloud-im/internal/products"
 	"ucloud-im/internal/scripts/scriptlog"
+	"ucloud-im/internal/signingkeys"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/taskserver"
 	"ucloud-im/internal/usermap"
@@ -53,6 +54,7 @@ type parts struct {
 
 	policy   *localuser.Policy
 	users    *usermap.Service
+	keys     *signingkeys.Service
 	tickets  *ticket.Method // nil when tickets are off
 	launcher *launcher.Launcher
 	tasks    *taskserver.Service
@@ -87,7 +89,7 @@ func (s *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		s.openStore, s.buildAuth, s.buildCore, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildWeb, s.buildHandlers, s.openSockets,
+		s.openStore, s.buildAuth, s.buildCore, s.buildKeys, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildWeb, s.buildHandlers, s.openSockets,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -210,7 +212,7 @@ func (s *server) buildUsers(ctx context.Context) error {
 	var err error
 	s.users, err = usermap.New(ctx, usermap.Options{
 		Store: s.store, Core: s.client, Policy: operator.NewPolicy(s.policy), Log: s.log,
-		OnActive: s.userActive, OnInactive: s.userInactive,
+		OnActive: s.userActive, OnInactive: s.userInactive, Ended: s.mappingEnded, ActivateKey: s.activateKey,
 	})
 	if err != nil {
 		return err

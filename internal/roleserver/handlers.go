@@ -19,7 +19,6 @@ import (
 	"ucloud-im/internal/operator"
 	"ucloud-im/internal/providerapi"
 	"ucloud-im/internal/sessionserver"
-	"ucloud-im/internal/usermap"
 )
 
 // brandingCache holds what Core and browsers are shown; it changes with the configuration.
@@ -58,7 +57,8 @@ func (s *server) buildHandlers(context.Context) error {
 		Maintenance: func() integration.Maintenance { return maintenance(s.config.Load()) },
 	}
 	if s.tickets != nil {
-		o.Method, o.Tickets = usermap.Method(s.tickets), s.tickets
+		method := s.withKeys(s.tickets)
+		o.Method, o.Keys, o.Tickets = method, method, s.tickets
 	}
 	if s.handler, err = integration.New(s.verifier, o); err != nil {
 		return err
@@ -90,13 +90,14 @@ func (s *server) buildHandlers(context.Context) error {
 		s.interfaces.Register(s.ipc)
 	}
 	s.registerCalls()
+	s.registerKeys()
 	commands, err := operator.New(operator.Options{
 		Users: s.users, Tickets: s.tickets, Store: s.store, Instances: s.launcher, Status: s.status, Version: s.o.Version,
 		Reload: s.reload, Running: s.running, Gateway: s.launcher.Gateways, Provider: cfg.Provider.ID.String(),
 		UCloudPublic: cfg.Provider.Hosts.UCloudPublic.URL(), Log: s.log, Audit: s.audit,
 		Groups: s.directory, GroupRules: func(ctx context.Context) operator.GroupRules { return s.groupRules(ctx, s.config.Load()) }, ProjectChanged: s.projectChanged,
 		Units: func() map[string]string { return units(s.config.Load()) }, Apply: s.apply,
-		SlurmAccounts: s.accounts,
+		SlurmAccounts: s.accounts, Keys: s.keys,
 	})
 	if err != nil {
 		return err

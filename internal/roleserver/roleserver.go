@@ -129,6 +129,7 @@ func (s *server) run(ctx context.Context) error {
 	start("tasks", s.tasks.Run)
 	start("records of scripts", s.scripts.Run)
 	start("one-time tokens", s.tokens.Run)
+	start("signing keys", s.keys.Run)
 	start("tickets", s.expireTickets)
 	start("access token", s.core.Run)
 	start("products and events", s.followCore)

@@ -179,9 +179,10 @@ func TestRefused(t *testing.T) {
 // TestBounds: what would take all time or memory elsewhere.
 //
 //attack:actor compromised core
-//attack:does Sends a template that takes all memory or time.
-//attack:control Evaluation of templates has budgets of steps, bytes, depth and time.
-//attack:remove internal/jobtemplate/machine.go: if m.steps > m.limits.Steps { => if m.steps < 0 {
+//attack:does Sends a template whose output has no end.
+//attack:control Evaluation of templates has budgets of steps, bytes, depth, time and output.
+//attack:remove internal/jobtemplate/machine.go: if m.out.Len()+len(s) > m.limits.Output { => if m.out.Len() < 0 {
+//attack:run output
 func TestBounds(t *testing.T) {
 	t.Parallel()
 	deep := strings.Repeat("{% if t %}", 5000)

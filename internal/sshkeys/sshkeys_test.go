@@ -157,6 +157,10 @@ func TestMerge(t *testing.T) {
 	})
 }
 
+//attack:actor compromised core
+//attack:does Sends the SSH keys of one user to the instance of another.
+//attack:control Keys of other users are left out.
+//attack:remove internal/sshkeys/sshkeys.go: if k.Owner != "" && k.Owner != s.o.User { => if k.Owner == "\x00" {
 func TestInstall(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -267,10 +271,10 @@ func TestHostileFiles(t *testing.T) {
 
 // TestForeignOwner: a link, a folder or a file of another account is not used.
 //
-//attack:actor compromised core
-//attack:does Sends the SSH keys of one user to the instance of another.
-//attack:control Keys of other users are left out.
-//attack:remove internal/sshkeys/sshkeys.go: if k.Owner != "" && k.Owner != s.o.User { => if k.Owner == "\x00" {
+//attack:actor local user
+//attack:does Makes the folder or file of another user's SSH keys, where that is possible, and keeps it.
+//attack:control The file of the keys, and its folder, must belong to the user.
+//attack:remove internal/sshkeys/sshkeys.go: (st.Uid != uint32(os.Getuid()) || st.Mode&0o022 != 0) => (st.Mode&0o022 != 0)
 func TestForeignOwner(t *testing.T) {
 	t.Parallel()
 	accounts.Require(t)

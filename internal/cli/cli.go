@@ -144,6 +144,7 @@ func (a *app) root() *cobra.Command {
 		a.jobsCommand(),
 		a.appsCommand(),
 		a.slurmAccountsCommand(), a.slurmCommand(),
+		a.keysCommand(), a.intentsCommand(),
 	)
 	return root
 }

@@ -47,6 +47,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 		"projects list", "projects ls", "projects show", "projects get", "projects map", "projects remove", "projects rm",
 		"jobs list", "jobs ls", "jobs show", "jobs get", "jobs cancel", "jobs resync",
 		"apps list", "apps ls", "apps render",
+		"keys list", "keys ls", "keys revoke", "intents list", "intents ls", "intents revoke",
 		"completion bash", "completion zsh", "completion fish",
 	} {
 		w := &world{socket: "/nonexistent"}
@@ -84,6 +85,8 @@ var privileged = [][]string{
 	{"allocations", "apply", "--ucloud-name", "Alice#1234"},
 	{"projects", "map", "--ucloud-id", "x", "--local-id", "5"},
 	{"projects", "remove", "x", "--force"},
+	{"keys", "list", "--all"},
+	{"keys", "revoke", "--user", "Alice#1234"},
 	{"gateway", "dump"},
 	{"gateway", "dump", "--tokens"},
 	{"config", "reload"},
@@ -136,12 +139,25 @@ func connected(t *testing.T, w *world) (openTicket string) {
 	return openTicket
 }
 
+// connectedWithKey connects kay with Alice by a browser that has a signing key.
+func connectedWithKey(t *testing.T, w *world) {
+	t.Helper()
+	tk, fingerprint, err := w.beginWithKey(t.Context(), "Alice#1234")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errs := w.run(t, nil, "connect", tk, "kay", "--key", fingerprint, "--yes"); code != ExitOK || !strings.Contains(out, fingerprint) {
+		t.Fatalf("connect: %d %s%s", code, out, errs)
+	}
+}
+
 // TestDryRunsChangeNothing runs every change with --dry-run and compares the database before and after (contract 41
 // section 8.4).
 func TestDryRunsChangeNothing(t *testing.T) {
 	t.Parallel()
 	w := testWorld(t)
 	tk := connected(t, w)
+	connectedWithKey(t, w)
 	w.instances.set(launcher.Info{User: "Alice#1234", LocalName: "kay", UID: uidKay, PID: 7, State: "running"})
 	state := func() (out []any) {
 		t.Helper()
@@ -149,8 +165,9 @@ func TestDryRunsChangeNothing(t *testing.T) {
 			mappings, err1 := tx.MappingHistory()
 			tickets, err2 := tx.Tickets()
 			queue, err3 := tx.OutboxAll()
-			out = []any{mappings, tickets, queue}
-			return errors.Join(err1, err2, err3)
+			keys, err4 := tx.SigningKeys("", 100)
+			out = []any{mappings, tickets, queue, keys}
+			return errors.Join(err1, err2, err3, err4)
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -168,6 +185,7 @@ func TestDryRunsChangeNothing(t *testing.T) {
 		{"instances", "stop", "--all"},
 		{"instances", "restart", "--all"},
 		{"config", "reload"},
+		{"keys", "revoke", "--user", "Alice#1234"},
 	} {
 		if code, out, errs := w.run(t, nil, append(args, "--dry-run")...); code != ExitOK {
 			t.Errorf("%q: exit code %d\n%s%s", args, code, out, errs)
@@ -186,6 +204,7 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 	t.Parallel()
 	w := testWorld(t)
 	tk := connected(t, w)
+	connectedWithKey(t, w)
 	w.instances.set(launcher.Info{User: "Alice#1234", LocalName: "kay", UID: uidKay, PID: 7, State: "running"})
 	if err := w.store.Update(t.Context(), func(tx *store.Tx) error {
 		p := providerapi.Project{ID: "p-1", Status: providerapi.ProjectStatus{Members: []providerapi.ProjectMember{{Username: "Alice#1234", Role: "PI"}}}}
@@ -231,6 +250,8 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 		{"config diff", []string{"config", "diff"}},
 		{"apps list", []string{"apps", "list"}},
 		{"apps render", []string{"apps", "render", "interactive-shell"}},
+		{"keys list", []string{"keys", "list", "--all"}},
+		{"keys revoke", []string{"keys", "revoke", "--user", "Alice#1234", "--yes"}},
 		{"tickets reject", []string{"tickets", "reject", "zzzzzzzz", "--yes"}},
 		{"connect other", []string{"connect", tk, "lee", "--yes", "--dry-run"}},
 		{"tickets approve", []string{"tickets", "approve", tk, "--local-name", "lee", "--yes"}},

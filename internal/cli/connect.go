@@ -20,22 +20,66 @@ const connectWait = 10 * time.Second
 func (a *app) connectCommand() *cobra.Command {
 	var expires string
 	var reason *string
+	var key *keyFlags
 	c := a.verb("connect TICKET [LOCALUSER]", "connect a UCloud user with a local account, by the ticket on the UCloud page", 1, 2,
 		func(ctx context.Context, _ *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				if expires != "" {
 					return usagef("--expires is for operators: name a local user")
 				}
-				return a.connectSelf(ctx, args[0])
+				return a.connectSelf(ctx, args[0], key)
 			}
-			return a.connectOther(ctx, args[0], args[1], expires, *reason)
+			return a.connectOther(ctx, args[0], args[1], expires, *reason, key)
 		})
-	c.Long = "Shows which UCloud user the ticket belongs to and asks before it connects.\n\n" +
+	c.Long = "Shows which UCloud user the ticket belongs to, and which signing key came with it, and asks before it connects.\n\n" +
 		"  ucloud connect TICKET             connects your own account (the one you are logged in with)\n" +
 		"  ucloud connect TICKET LOCALUSER   for operators: connects the named account; a number is a uid"
 	c.Flags().StringVar(&expires, "expires", "", "for operators: when the connection ends (30d, 2031-02-03)")
-	reason = reasonFlag(c)
+	reason, key = reasonFlag(c), addKeyFlags(c)
 	return c
+}
+
+// keyFlags say what becomes of the signing key that came with a ticket.
+type keyFlags struct {
+	fingerprint string
+	without     bool
+}
+
+func addKeyFlags(c *cobra.Command) *keyFlags {
+	var k keyFlags
+	c.Flags().StringVar(&k.fingerprint, "key", "", "fingerprint of the signing key that came with the ticket, as the user's browser shows it")
+	c.Flags().BoolVar(&k.without, "no-key", false, "connect without the signing key that came with the ticket")
+	return &k
+}
+
+// confirmed is the fingerprint that the server is told, "" to connect without a key. UCloud could have sent a key of its
+// own instead of the user's, so somebody has to compare (decision 14): the user at the keyboard, who sees it here and
+// is asked, or whoever gives --key. An operator has nothing to compare with but what the user says.
+func (k *keyFlags) confirmed(a *app, info ipcapi.TicketInfo, self bool) (string, error) {
+	switch {
+	case k.without && k.fingerprint != "":
+		return "", usagef("--key and --no-key contradict each other")
+	case k.without:
+		return "", nil
+	case info.KeyWithdrawn:
+		e := exitf(ExitConflict, "CONFLICT", "the signing key that came with this ticket was withdrawn")
+		return "", withHint(e, "press \"Connect\" in UCloud again, or connect without a key: --no-key")
+	case info.KeyFingerprint == "" && k.fingerprint != "":
+		return "", exitf(ExitConflict, "CONFLICT", "no signing key came with this ticket")
+	case info.KeyFingerprint == "":
+		return "", nil
+	case k.fingerprint != "":
+		return k.fingerprint, nil // the server compares
+	case !self:
+		a.note("A signing key came with this ticket, and it stays unused: only the user can tell which one it must be.")
+		a.note("Ask them for it and add --key FINGERPRINT to have what they do signed.")
+		return "", nil
+	case a.dryRun:
+	case a.yes || !isTerminal(a.stdin):
+		e := exitf(ExitUsage, "CONFIRMATION", "a signing key came with this ticket, and somebody has to compare it")
+		return "", withHint(e, "add --key with the fingerprint that your browser shows, or --no-key to connect without")
+	}
+	return info.KeyFingerprint, nil
 }
 
 // describe asks whose ticket it is. A typing error is found here already.
@@ -56,7 +100,7 @@ func (a *app) describe(ctx context.Context, text string) (ipcapi.TicketInfo, err
 
 // connectSelf connects the caller's own account. Whoever is tricked into running somebody else's ticket sees the other
 // person's name here, and is asked (contract 03 section 7.1).
-func (a *app) connectSelf(ctx context.Context, text string) error {
+func (a *app) connectSelf(ctx context.Context, text string, key *keyFlags) error {
 	info, err := a.describe(ctx, text)
 	if err != nil {
 		return err
@@ -64,14 +108,21 @@ func (a *app) connectSelf(ctx context.Context, text string) error {
 	if !info.SelfService {
 		return exitf(ExitPolicy, "POLICY", "at this provider an operator completes tickets: send them yours")
 	}
+	fingerprint, err := key.confirmed(a, info, true)
+	if err != nil {
+		return err
+	}
 	a.note("This ticket belongs to the UCloud user  %s", info.User)
 	a.note("It will be connected with your account  %s (uid %d)", a.loginName(), hostUID())
+	if fingerprint != "" {
+		a.note("Signing key of the browser              %s (compare it with the page)", info.KeyFingerprint)
+	}
 	a.note("Whoever is signed in to UCloud as %s can then read and change your files.", info.User)
 	if err := a.confirm(ctx, fmt.Sprintf("Are you %s, and do you want this?", info.User)); err != nil {
 		return err
 	}
 	res, err := call(ctx, a, ipcapi.TicketComplete, ipcapi.TicketCompletion{
-		Ticket: text, User: info.User, WaitMs: a.wait(), DryRun: a.dryRun,
+		Ticket: text, User: info.User, KeyFingerprint: fingerprint, WaitMs: a.wait(), DryRun: a.dryRun,
 	})
 	if err != nil {
 		return err
@@ -90,7 +141,7 @@ func (a *app) loginName() string {
 }
 
 // connectOther connects an account that an operator names.
-func (a *app) connectOther(ctx context.Context, text, local, expires, reason string) error {
+func (a *app) connectOther(ctx context.Context, text, local, expires, reason string, key *keyFlags) error {
 	at, err := a.expiry(expires)
 	if err != nil {
 		return err
@@ -99,13 +150,20 @@ func (a *app) connectOther(ctx context.Context, text, local, expires, reason str
 	if err != nil {
 		return err
 	}
+	fingerprint, err := key.confirmed(a, info, false)
+	if err != nil {
+		return err
+	}
 	a.note("This ticket belongs to the UCloud user  %s", info.User)
 	a.note("It will be connected with               %s", local)
+	if fingerprint != "" {
+		a.note("Signing key of the browser              %s", info.KeyFingerprint)
+	}
 	if err := a.confirm(ctx, fmt.Sprintf("Connect UCloud user %s with local user %s?", info.User, local)); err != nil {
 		return err
 	}
 	res, err := call(ctx, a, ipcapi.TicketApprove, ipcapi.TicketApproval{
-		Ticket: text, User: info.User, Local: local, ExpiresAt: at, WaitMs: a.wait(), Reason: reason, DryRun: a.dryRun,
+		Ticket: text, User: info.User, KeyFingerprint: fingerprint, Local: local, ExpiresAt: at, WaitMs: a.wait(), Reason: reason, DryRun: a.dryRun,
 	})
 	if err != nil {
 		return err
@@ -133,11 +191,20 @@ func (a *app) meCommand() *cobra.Command {
 	me.SuggestionsMinimumDistance = 2
 	me.AddCommand(
 		a.verb("show", "the same as without a verb", 0, 0, func(ctx context.Context, _ *cobra.Command, _ []string) error { return a.meShow(ctx) }),
-		a.verb("connect TICKET", "connect your own account by the ticket on the UCloud page", 1, 1,
-			func(ctx context.Context, _ *cobra.Command, args []string) error { return a.connectSelf(ctx, args[0]) }),
+		a.meConnectCommand(),
 		a.meDisconnectCommand(),
 	)
 	return me
+}
+
+func (a *app) meConnectCommand() *cobra.Command {
+	var key *keyFlags
+	c := a.verb("connect TICKET", "connect your own account by the ticket on the UCloud page", 1, 1,
+		func(ctx context.Context, _ *cobra.Command, args []string) error {
+			return a.connectSelf(ctx, args[0], key)
+		})
+	key = addKeyFlags(c)
+	return c
 }
 
 func (a *app) meShow(ctx context.Context) error {

@@ -132,6 +132,17 @@ func (a *app) linked(noun, verb string, res ipcapi.LinkResult) error {
 		text = fmt.Sprintf("Stored: UCloud user %s is local user %s (uid %d). UCloud has not confirmed yet; this goes on by itself.",
 			res.User, res.LocalName, res.UID)
 	}
+	if _, err := fmt.Fprintln(a.stdout, clean(text)); err != nil {
+		return err
+	}
+	switch {
+	case res.KeyFingerprint != "":
+		text = fmt.Sprintf("The signing key %s counts from now on.", res.KeyFingerprint)
+	case res.KeyUnused != "":
+		text = fmt.Sprintf("The signing key %s was not confirmed and stays unused.", res.KeyUnused)
+	default:
+		return nil
+	}
 	_, err := fmt.Fprintln(a.stdout, clean(text))
 	return err
 }

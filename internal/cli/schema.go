@@ -20,6 +20,7 @@ func documents() map[string]any {
 		"projects list": envelope[ipcapi.ProjectInfo]{}, "projects show": itemEnvelope[ipcapi.ProjectDetails]{},
 		"projects map": resultEnvelope{}, "projects remove": resultEnvelope{},
 		"tickets list": envelope[ipcapi.TicketInfo]{}, "tickets approve": resultEnvelope{}, "tickets reject": resultEnvelope{},
+		"keys list": envelope[ipcapi.SigningKey]{}, "keys revoke": resultEnvelope{},
 		"connect self": resultEnvelope{}, "connect other": resultEnvelope{},
 		"me show": itemEnvelope[ipcapi.Me]{}, "me connect": resultEnvelope{}, "me disconnect": resultEnvelope{},
 		"instances list": envelope[ipcapi.InstanceInfo]{}, "instances stop": resultEnvelope{}, "instances restart": resultEnvelope{},

@@ -63,19 +63,20 @@ func (a *app) ticketsListCommand() *cobra.Command {
 func (a *app) ticketsApproveCommand() *cobra.Command {
 	var local, uid, expires string
 	var reason *string
+	var key *keyFlags
 	c := a.verb("approve TICKET", "connect the ticket's UCloud user with a local account", 1, 1,
 		func(ctx context.Context, _ *cobra.Command, args []string) error {
 			target, err := localTarget(local, uid)
 			if err != nil {
 				return err
 			}
-			return a.connectOther(ctx, args[0], target, expires, *reason)
+			return a.connectOther(ctx, args[0], target, expires, *reason, key)
 		})
 	f := c.Flags()
 	f.StringVar(&local, "local-name", "", "login name")
 	f.StringVar(&uid, "local-uid", "", "uid, instead of the login name")
 	f.StringVar(&expires, "expires", "", "when the connection ends (30d, 2031-02-03)")
-	reason = reasonFlag(c)
+	reason, key = reasonFlag(c), addKeyFlags(c)
 	return c
 }
 

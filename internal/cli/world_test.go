@@ -3,6 +3,8 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -27,9 +29,12 @@ import (
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/launcher"
 	"ucloud-im/internal/localuser"
+	"ucloud-im/internal/onetime"
 	"ucloud-im/internal/operator"
 	"ucloud-im/internal/outbox"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/signingkeys"
+	"ucloud-im/internal/signkey"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/usermap"
@@ -172,6 +177,7 @@ type world struct {
 	store     *store.Store
 	users     *usermap.Service
 	method    *ticket.Method
+	keys      *signingkeys.Service
 	core      *coreFake
 	instances *instancesFake
 	reload    ipcapi.ReloadReport
@@ -221,7 +227,18 @@ func newWorld(cleanup func(func()), dir string) (*world, error) {
 		return nil, err
 	}
 	cleanup(func() { w.stop(); _ = w.store.Close() })
-	if w.users, err = usermap.New(ctx, usermap.Options{Store: w.store, Core: w.core, Policy: policyFake{}, Log: log}); err != nil {
+	if w.keys, err = signingkeys.New(signingkeys.Options{Store: w.store, Tokens: onetime.New(w.store, onetime.Options{}), Log: log}); err != nil {
+		return nil, err
+	}
+	if w.users, err = usermap.New(ctx, usermap.Options{
+		Store: w.store, Core: w.core, Policy: policyFake{}, Log: log,
+		ActivateKey: func(tx *store.Tx, user ident.UCloudUser, key string, a usermap.Account, proof string) error {
+			return w.keys.Activate(tx, user, key, a.UID, proof)
+		},
+		Ended: func(tx *store.Tx, was store.Mapping, cause usermap.Cause) error {
+			return w.keys.EndOf(tx, was.User, "disconnected: "+string(cause))
+		},
+	}); err != nil {
 		return nil, err
 	}
 	if w.method, err = ticket.NewMethod(ticket.Options{
@@ -234,7 +251,7 @@ func newWorld(cleanup func(func()), dir string) (*world, error) {
 		{Name: "database", Health: ipcapi.HealthOK, Summary: "sqlite, schema 1"},
 	}}
 	s, err := operator.New(operator.Options{
-		Users: w.users, Tickets: w.method, Store: w.store, Instances: w.instances, Provider: "example",
+		Users: w.users, Tickets: w.method, Keys: w.keys, Store: w.store, Instances: w.instances, Provider: "example",
 		UCloudPublic: "https://ucloud.example.org", Log: log, Audit: log,
 		Units: func() map[string]string { return map[string]string{"disk": "GB"} }, Apply: func(ident.Owner) {},
 		SlurmAccounts: slurmAccounts{},
@@ -309,6 +326,34 @@ func (w *world) begin(u ident.UCloudUser) (string, error) {
 	return parsed.Query().Get("ticket"), nil
 }
 
+// beginWithKey is begin for a browser that has a signing key of its own, and gives the fingerprint.
+func (w *world) beginWithKey(ctx context.Context, u ident.UCloudUser) (ticket, fingerprint string, err error) {
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	key, err := signkey.FromPublic(public)
+	if err != nil {
+		return "", "", err
+	}
+	upload := &signingkeys.Method{Keys: w.keys, Next: w.method, URL: "https://im.example.org/upload", Wanted: func(ident.UCloudUser) bool { return true }}
+	to, err := w.users.Begin(ctx, upload, u)
+	if err != nil {
+		return "", "", err
+	}
+	parsed, err := url.Parse(to)
+	if err != nil {
+		return "", "", err
+	}
+	if to, err = upload.Receive(ctx, parsed.Query().Get("session"), key.PEM()); err != nil {
+		return "", "", err
+	}
+	if parsed, err = url.Parse(to); err != nil {
+		return "", "", err
+	}
+	return parsed.Query().Get("ticket"), key.Fingerprint(), nil
+}
+
 // run runs a command in this process.
 func (w *world) run(t *testing.T, stdin io.Reader, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
@@ -339,6 +384,7 @@ func (w *world) as(uid ident.UID, args ...string) (code int, output string, err 
 //
 //	code N ARGS…           run ucloud with ARGS and demand this exit code
 //	begin USER VAR         press "Connect" at UCloud; the ticket is in $VAR; USER nobody: a ticket that nobody has issued
+//	beginkey USER VAR KEY  the same with a browser that has a signing key, whose fingerprint is in $KEY
 //	core up|away           let UCloud/Core answer or not
 //	instance USER NAME     the launcher knows an instance of the user
 //	project ID TITLE MEMBER…  UCloud tells about a project
@@ -370,7 +416,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": scriptCode, "begin": scriptBegin, "core": scriptCore, "instance": scriptInstance, "health": scriptHealth, "as": scriptAs,
+			"code": scriptCode, "begin": scriptBegin, "beginkey": scriptBeginKey, "core": scriptCore, "instance": scriptInstance, "health": scriptHealth, "as": scriptAs,
 			"project": scriptProject, "wallet": scriptWallet,
 		},
 	})
@@ -402,6 +448,13 @@ func scriptBegin(ts *testscript.TestScript, _ bool, args []string) {
 	tk, err := worldOf(ts).begin(ident.UCloudUser(args[0]))
 	ts.Check(err)
 	ts.Setenv(args[1], tk)
+}
+
+func scriptBeginKey(ts *testscript.TestScript, _ bool, args []string) {
+	tk, fingerprint, err := worldOf(ts).beginWithKey(context.Background(), ident.UCloudUser(args[0]))
+	ts.Check(err)
+	ts.Setenv(args[1], tk)
+	ts.Setenv(args[2], fingerprint)
 }
 
 func scriptProject(ts *testscript.TestScript, _ bool, args []string) {

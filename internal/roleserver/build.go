@@ -52,10 +52,11 @@ type parts struct {
 	products *products.Declarer
 	events   *events.Stream
 
-	policy   *localuser.Policy
-	users    *usermap.Service
-	keys     *signingkeys.Service
-	tickets  *ticket.Method // nil when tickets are off
+	policy  *localuser.Policy
+	users   *usermap.Service
+	keys    *signingkeys.Service
+	tickets *ticket.Method // nil when tickets are off
+	login
 	launcher *launcher.Launcher
 	tasks    *taskserver.Service
 	scripts  *scriptlog.Log
@@ -89,7 +90,7 @@ func (s *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		s.openStore, s.buildAuth, s.buildCore, s.buildKeys, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildWeb, s.buildHandlers, s.openSockets,
+		s.openStore, s.buildAuth, s.buildCore, s.buildKeys, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildWeb, s.buildLogin, s.buildHandlers, s.openSockets,
 	} {
 		if err := step(ctx); err != nil {
 			return err

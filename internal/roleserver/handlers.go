@@ -60,6 +60,10 @@ func (s *server) buildHandlers(context.Context) error {
 		method := s.withKeys(s.tickets)
 		o.Method, o.Keys, o.Tickets = method, method, s.tickets
 	}
+	if s.oidc != nil {
+		method := s.withKeys(s.oidc)
+		o.Method, o.Keys, o.Logins, o.SelfPublic = method, method, s.oidc, cfg.Provider.Hosts.SelfPublic.URL()
+	}
 	if s.handler, err = integration.New(s.verifier, o); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"ucloud-im/internal/signingkeys"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/usermap"
+	"ucloud-im/internal/usermap/consent"
 )
 
 // buildKeys makes what looks after the signing keys of users' browsers.
@@ -32,7 +33,7 @@ func proofTime(cfg *config.Config) time.Duration {
 	if cfg.Services.Identity.Type == config.IdentityManual {
 		return time.Duration(cfg.Services.Identity.Manual.Tickets.Lifetime) + time.Minute
 	}
-	return signingkeys.DefaultPending
+	return consent.LongestLogin + time.Minute
 }
 
 // withKeys puts the upload of signing keys in front of a way to connect.

@@ -353,8 +353,8 @@ func unsupported(cfg *config.Config) config.Problems {
 		out = append(out, cfg.NewProblem(config.Error, "X-03", key, fmt.Sprintf(message, args...), remedy))
 	}
 	const guide = "use what this version offers, see docs/operator-guide.md"
-	if t := cfg.Services.Identity.Type; t != config.IdentityManual {
-		refuse("services.identityManagement.type", guide, "identity management %q is not available in this version; Manual is", t)
+	if t := cfg.Services.Identity.Type; t != config.IdentityManual && t != config.IdentityOIDC {
+		refuse("services.identityManagement.type", guide, "identity management %q is not available in this version; Manual and OIDC are", t)
 	}
 	if cfg.UserInstances.Launcher == "systemd" {
 		refuse("userInstances.launcher", guide, `launcher "systemd" is not available in this version; sudo is`)
@@ -366,6 +366,9 @@ func unsupported(cfg *config.Config) config.Problems {
 		if len(e.PassSecrets) > 0 {
 			refuse(key+".passSecrets", "put the secret into a file that only the service account can read", "passing secrets to scripts is not available in this version")
 		}
+	}
+	if o := cfg.Services.Identity.OIDC; o != nil {
+		program("services.identityManagement.oidc.onUserConnected", o.OnUserConnected)
 	}
 	for name, fs := range cfg.Services.FileSystems.All() {
 		key := "services.fileSystems." + name

@@ -62,12 +62,13 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	plan, planErr := s.storagePlan(next)
 	accounts, accountsErr := s.accountsPlan(next)
 	states, statesErr := slurmStates(next)
+	applyLogin, loginErr := s.loginPlan(next)
 	defer func() {
 		if s.config.Load() == old { // nothing has changed after all
 			s.runner.SetDefaults(scriptDefaults(old))
 		}
 	}()
-	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr, accountsErr, statesErr); err != nil {
+	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr, accountsErr, statesErr, loginErr); err != nil {
 		return report, err
 	}
 	if dryRun {
@@ -83,7 +84,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	s.states.Store(states)
 	s.products.SetCatalog(catalogue)
 	s.tasks.SetLimits(next.Tasks.MaxPerUser, next.Tasks.MaxGlobal)
-	drivesErr := errors.Join(s.setStorage(ctx, plan), s.setAccounts(accounts))
+	drivesErr := errors.Join(s.setStorage(ctx, plan), s.setAccounts(accounts), applyLogin())
 	s.launcher.Reconfigure(ctx)
 	s.launcher.Recheck(ctx) // maintenance, limits of uids and denied users may stop an instance
 	return report, drivesErr

@@ -131,6 +131,7 @@ func (s *server) run(ctx context.Context) error {
 	start("one-time tokens", s.tokens.Run)
 	start("signing keys", s.keys.Run)
 	start("tickets", s.expireTickets)
+	start("logins", s.runLogin)
 	start("access token", s.core.Run)
 	start("products and events", s.followCore)
 	start("drives", s.drives.Run)

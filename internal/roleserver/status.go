@@ -33,6 +33,11 @@ func (s *server) status(ctx context.Context) ipcapi.StatusReport {
 		report.Health = report.Health.Worse(p.Health)
 		report.Parts = append(report.Parts, p)
 	}
+	if s.oidc != nil {
+		p := s.loginStatus()
+		report.Health = report.Health.Worse(p.Health)
+		report.Parts = append(report.Parts, p)
+	}
 	return report
 }
 

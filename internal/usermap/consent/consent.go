@@ -66,6 +66,9 @@ const (
 	purgeEvery = 5 * time.Minute
 )
 
+// LongestLogin is how long the way from the button "Connect" to the answer of the person can take.
+const LongestLogin = 2*loginLife + consentLife
+
 // Options configure a [Service]. Store, Users, Tokens, Log, PageURL and Method are required.
 type Options struct {
 	Store  *store.Store

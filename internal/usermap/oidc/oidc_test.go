@@ -264,7 +264,7 @@ func embedded(t *testing.T, key *rsa.PrivateKey, claims []byte) string {
 //attack:run several_audiences
 //attack:actor malicious identity
 //attack:does Presents an ID token that another client was given.
-//attack:control azp must be our client.
+//attack:control The authorized party of an ID token must be our client.
 //attack:remove internal/usermap/oidc/verify.go: case c.Azp != nil && *c.Azp != i.ClientID: => case false:
 //attack:run azp
 //attack:actor malicious identity
@@ -279,7 +279,7 @@ func embedded(t *testing.T, key *rsa.PrivateKey, claims []byte) string {
 //attack:run issued_before
 //attack:actor malicious identity
 //attack:does Puts another access token beside a good ID token.
-//attack:control at_hash must fit the access token.
+//attack:control The hash in the ID token must fit the access token.
 //attack:remove internal/usermap/oidc/verify.go: if t.AccessTokenHash != "" { => if false {
 //attack:run at_hash
 //attack:actor malicious identity

@@ -217,7 +217,7 @@ func (w *world) begin(user ident.UCloudUser) string {
 }
 
 // open opens the first page of a fresh login.
-func (w *world) open(user ident.UCloudUser) Opened {
+func (w *world) open(user ident.UCloudUser) consent.Opened {
 	w.t.Helper()
 	o, err := w.m.Open(w.t.Context(), w.begin(user))
 	if err != nil {
@@ -227,7 +227,7 @@ func (w *world) open(user ident.UCloudUser) Opened {
 }
 
 // query is what the browser brings back after a login.
-func (w *world) query(o Opened, name string) string {
+func (w *world) query(o consent.Opened, name string) string {
 	w.t.Helper()
 	back := w.idp.Login(w.t, o.URL, name)
 	q, ok := strings.CutPrefix(back, callback+"?")
@@ -257,7 +257,7 @@ func (w *world) view(cookie string) consent.View {
 }
 
 // login goes through everything up to the question.
-func (w *world) login(user ident.UCloudUser, name string) (consent.View, Opened) {
+func (w *world) login(user ident.UCloudUser, name string) (consent.View, consent.Opened) {
 	w.t.Helper()
 	o := w.open(user)
 	if err := w.returned(w.query(o, name), o.Cookie); err != nil {

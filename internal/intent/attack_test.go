@@ -124,7 +124,9 @@ func TestRefusedForms(t *testing.T) {
 		return m
 	}
 	good := device().Form1(w.honest())
-	for _, tc := range []struct{ name, token string }{
+	type form struct{ name, token string }
+	groups := map[string][]string{}
+	for _, tc := range []form{
 		{"none", intentkit.Part(map[string]any{"typ": "JWT", "alg": "none"}) + "." + intentkit.Part(body) + "."},
 		{"none", intentkit.Part(map[string]any{"typ": "JWT", "alg": "None"}) + "." + intentkit.Part(body) + "." + intentkit.Part("x")},
 		{"HS256", intentkit.HS256(device().Key.DER(), map[string]any{"typ": "JWT", "alg": "HS256"}, body)},
@@ -148,6 +150,7 @@ func TestRefusedForms(t *testing.T) {
 		{"other text", good[:len(good)-1] + string(good[len(good)-1]+1)},
 		{"other text", good + ".x"},
 		{"other text", " " + good},
+		{"other text", good[:len(good)-5] + "\n" + good[len(good)-5:]},
 		{"other text", device().Sign(head, `{"iat":1767225600,"exp":1767225630,"call":"files.delete","username":"Alice#1234","project":null} {}`)},
 		{"unknown claim", device().Sign(head, with("nbf", 1))},
 		{"unknown claim", device().Sign(head, with("aud", provider))},
@@ -173,13 +176,18 @@ func TestRefusedForms(t *testing.T) {
 		{"two parts", good[:strings.LastIndexByte(good, '.')]},
 		{"not base64", "x!.y.z"},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			v := w.check(t, deletion(tc.token))
-			if v.Reason != intent.Malformed && v.Reason != intent.Signature {
-				t.Errorf("%.150s: %q (%s)", tc.token, v.Reason, v.Detail())
-			}
-			if failure.KindOf(v.Err()) != failure.BadIntent {
-				t.Errorf("answered with %v", v.Err())
+		groups[tc.name] = append(groups[tc.name], tc.token)
+	}
+	for name, tokens := range groups {
+		t.Run(name, func(t *testing.T) {
+			for _, token := range tokens {
+				v := w.check(t, deletion(token))
+				if v.Reason != intent.Malformed && v.Reason != intent.Signature {
+					t.Errorf("%.150s: %q (%s)", token, v.Reason, v.Detail())
+				}
+				if failure.KindOf(v.Err()) != failure.BadIntent {
+					t.Errorf("answered with %v", v.Err())
+				}
 			}
 		})
 	}
@@ -211,7 +219,7 @@ func TestRefusedForms(t *testing.T) {
 //attack:actor compromised core
 //attack:does Leaves out the documents that say whose the resources are, so that there is nothing to compare.
 //attack:control A resource without an owner is refused.
-//attack:remove internal/intent/owners.go: case !present && !optional: => case false:
+//attack:remove internal/intent/owners.go: case !present && !optional: => case optional && !optional:
 //attack:actor compromised core
 //attack:does Sends the owner in two spellings, of which the check reads one and the program the other.
 //attack:control Members that differ in case only are refused.

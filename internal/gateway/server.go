@@ -68,6 +68,7 @@ func (g *Gateway) httpServer(h http.Handler) *http.Server {
 			// One number for all connections; connections without Core's token are bounded by exchange.enterConn.
 			MaxConcurrentStreams: max(l.MaxStreams, l.MaxCoreStreams),
 			SendPingTimeout:      l.StallTimeout,
+			PingTimeout:          min(15*time.Second, l.StallTimeout),
 			WriteByteTimeout:     l.StallTimeout,
 		},
 		ErrorLog:  slog.NewLogLogger(g.log.Handler(), slog.LevelDebug), // refused handshakes and the like: anybody can cause them

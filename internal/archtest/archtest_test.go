@@ -1,7 +1,10 @@
 package archtest
 
 import (
+	"bytes"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -105,6 +108,11 @@ func TestImports(t *testing.T) {
 			"cmd/ucloud", "internal/cli", "internal/operator", "internal/roleserver", "internal/rolegateway", "internal/jobsite",
 		}, "packages take options; only roles and commands read the configuration"},
 		{module + "internal/launcher", []string{"internal/roleserver", "internal/cli", "internal/demo", "internal/testkit/...", "internal/operator"}, "only the server starts instances"},
+		{"github.com/coder/websocket", []string{
+			"internal/websock", "internal/uploads", "internal/joblogs", "internal/terminal", "internal/fileserver", // see TestWebSockets
+			"internal/events", "internal/uploads/client", // clients
+			"internal/devcore", "internal/demo", "internal/testkit/...",
+		}, "the bounds of WebSockets are in websock"},
 		{"testing", []string{"internal/testkit/...", "internal/providerapi/apischema"}, "test code does not belong into programs"},
 	} {
 		for pkg, list := range imports(t) {
@@ -112,6 +120,29 @@ func TestImports(t *testing.T) {
 			if slices.Contains(list, rule.imported) && !slices.ContainsFunc(rule.allowed, func(a string) bool { return matches(a, short) }) &&
 				!strings.Contains(short, "/internal/") {
 				t.Errorf("%s imports %s: %s", short, rule.imported, rule.why)
+			}
+		}
+	}
+}
+
+// TestWebSockets: an instance accepts all its WebSockets through websock, where their bounds are. Others may use the
+// library for its constants, and not to accept or to hold a connection.
+func TestWebSockets(t *testing.T) {
+	t.Parallel()
+	for _, pkg := range []string{"uploads", "joblogs", "terminal", "fileserver"} {
+		files, err := filepath.Glob("../" + pkg + "/*.go")
+		if err != nil || len(files) == 0 {
+			t.Fatal(pkg, err)
+		}
+		for _, name := range files {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, forbidden := range []string{"websocket.Accept", "websocket.Conn"} {
+				if !strings.HasSuffix(name, "_test.go") && bytes.Contains(text, []byte(forbidden)) {
+					t.Errorf("%s uses %s: take that of websock", name, forbidden)
+				}
 			}
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"ucloud-im/internal/browserlink"
 	"ucloud-im/internal/drives"
 	"ucloud-im/internal/failure"
+	"ucloud-im/internal/websock"
 )
 
 const (
@@ -45,7 +46,7 @@ type conn struct {
 	s     *Service
 	st    *state
 	ses   *session
-	ws    *websocket.Conn
+	ws    *websock.Conn
 	log   *slog.Logger
 	root  *drives.Root
 	path  drives.Path

@@ -1,18 +1,13 @@
 package uploads
 
 import (
-	"bufio"
 	"context"
-	"errors"
-	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/coder/websocket"
 
 	"ucloud-im/internal/browserlink"
 	"ucloud-im/internal/drives"
@@ -21,6 +16,7 @@ import (
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/intent"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/websock"
 )
 
 const (
@@ -142,16 +138,15 @@ func (s *Service) serveSocket(w http.ResponseWriter, c *fileserver.Call) error {
 	}
 	heard := new(atomic.Int64)
 	heard.Store(time.Now().UnixNano())
-	ws, err := websocket.Accept(&hijacker{w, heard}, c.Request, &websocket.AcceptOptions{
-		InsecureSkipVerify: true, // the origin has been checked
-		CompressionMode:    websocket.CompressionDisabled,
+	ws, err := websock.Accept(w, c.Request, websock.Options{
+		ReadLimit: maxMessage,
+		Wrap:      func(nc net.Conn) net.Conn { return &clockedConn{nc, heard} },
 	})
 	if err != nil {
 		pl.close()
 		c.Log().Debug("upgrade failed", "error", err)
 		return nil // it has been answered
 	}
-	ws.SetReadLimit(maxMessage)
 	log := c.Log().With("part", "uploads", "drive", rec.Drive)
 	if rec.Protocol == protocolV1 {
 		s.serveV1(ws, st, ses, pl, heard, log)
@@ -168,22 +163,8 @@ func (s *Service) serveSocket(w http.ResponseWriter, c *fileserver.Call) error {
 	return nil
 }
 
-// hijacker hands out the connection with a clock on it: one message may take longer than the patience with a silent
-// client, so every byte counts as a sign of life.
-type hijacker struct {
-	http.ResponseWriter
-	heard *atomic.Int64
-}
-
-// Hijack implements [http.Hijacker].
-func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	c, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, errors.Join(errors.New("take over the connection"), err)
-	}
-	return &clockedConn{c, h.heard}, rw, nil
-}
-
+// clockedConn is a connection with a clock on it: one message may take longer than the patience with a silent client, so
+// every byte counts as a sign of life.
 type clockedConn struct {
 	net.Conn
 	heard *atomic.Int64
@@ -194,15 +175,8 @@ func (c *clockedConn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.heard.Store(time.Now().UnixNano())
 	}
-	if errors.Is(err, io.EOF) {
-		// The WebSocket library takes the end of the connection in the middle of a message for the end of the message.
-		err = errCut
-	}
 	return n, err
 }
-
-// errCut is a connection that ends without a closing handshake.
-var errCut = errors.New("the connection was cut")
 
 // pieces is where the memory for data comes from.
 type pieces struct{ pool sync.Pool }

@@ -19,6 +19,7 @@ import (
 	"ucloud-im/internal/drives"
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/fileserver"
+	"ucloud-im/internal/websock"
 )
 
 // The two older protocols send one file in order, over many requests or connections (contract 11 sections 3 and 4). What
@@ -277,7 +278,7 @@ func decimal(h http.Header, name string) (int64, error) {
 }
 
 // serveV1 is one connection of protocol V1.
-func (s *Service) serveV1(ws *websocket.Conn, st *state, ses *session, pl *place, heard *atomic.Int64, log *slog.Logger) {
+func (s *Service) serveV1(ws *websock.Conn, st *state, ses *session, pl *place, heard *atomic.Int64, log *slog.Logger) {
 	defer pl.close()
 	ctx, cancel := context.WithCancel(s.life)
 	defer cancel()
@@ -308,7 +309,7 @@ func (s *Service) serveV1(ws *websocket.Conn, st *state, ses *session, pl *place
 }
 
 // watchV1 cuts a connection that is silent or whose service ends.
-func (s *Service) watchV1(ctx context.Context, heard *atomic.Int64, ws *websocket.Conn) {
+func (s *Service) watchV1(ctx context.Context, heard *atomic.Int64, ws *websock.Conn) {
 	tick := time.NewTicker(max(s.o.Silence/8, time.Millisecond))
 	defer tick.Stop()
 	for {
@@ -328,7 +329,7 @@ func (s *Service) watchV1(ctx context.Context, heard *atomic.Int64, ws *websocke
 }
 
 // runV1 reads "<offset> <total>", then data until the file is complete. It answers with how much is stored.
-func (s *Service) runV1(ctx context.Context, ws *websocket.Conn, st *state, ses *session, pl *place) error {
+func (s *Service) runV1(ctx context.Context, ws *websock.Conn, st *state, ses *session, pl *place) error {
 	kind, r, err := ws.Reader(context.Background())
 	if err != nil {
 		return err

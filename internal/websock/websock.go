@@ -12,6 +12,9 @@
 //   - A closure ends: the library reads what the peer still sends without a limit of time, for instance a frame that was
 //     announced with any length, so the connection is cut when the handshake has not come to its end (TestCloseEnds).
 //   - A peer that has vanished is noticed, if the caller asks for it (TestKeepAliveEnds).
+//   - What comes beside the messages is bounded: pings, frames without content (TestFramesWithoutContent).
+//   - Frames that are not masked, compressed frames and frames with meanings that were not agreed on end the connection
+//     (TestBadFrames).
 //   - The end of the connection in the middle of a message is an error, and not the end of the message (TestCut).
 package websock
 
@@ -24,6 +27,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -55,6 +59,7 @@ type Options struct {
 type Conn struct {
 	*websocket.Conn
 	raw   net.Conn
+	whole *whole
 	write time.Duration
 	close time.Duration
 }
@@ -87,8 +92,31 @@ func Accept(w http.ResponseWriter, r *http.Request, o Options) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upgrade: %w", err)
 	}
-	ws.SetReadLimit(o.ReadLimit)
-	return &Conn{Conn: ws, raw: h.raw, write: o.WriteTimeout, close: o.CloseTimeout}, nil
+	c := &Conn{Conn: ws, raw: h.raw, whole: h.whole, write: o.WriteTimeout, close: o.CloseTimeout}
+	c.SetReadLimit(o.ReadLimit)
+	return c, nil
+}
+
+// SetReadLimit changes the bound of the messages to come.
+func (c *Conn) SetReadLimit(n int64) {
+	c.Conn.SetReadLimit(n)
+	c.whole.limit.Store(n)
+}
+
+// Reader gives the next message.
+func (c *Conn) Reader(ctx context.Context) (websocket.MessageType, io.Reader, error) {
+	c.whole.came.Store(0)
+	return c.Conn.Reader(ctx)
+}
+
+// Read gives the next message as a whole.
+func (c *Conn) Read(ctx context.Context) (websocket.MessageType, []byte, error) {
+	kind, r, err := c.Reader(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	b, err := io.ReadAll(r)
+	return kind, b, err
 }
 
 // Close tells the peer about the end, and why, and ends the connection. It takes a bounded time whatever the peer does.
@@ -148,8 +176,9 @@ func (c *Conn) KeepAlive(ctx context.Context, interval time.Duration) {
 // hijacker hands out the connection so that we can reach it later.
 type hijacker struct {
 	http.ResponseWriter
-	wrap func(net.Conn) net.Conn
-	raw  net.Conn
+	wrap  func(net.Conn) net.Conn
+	raw   net.Conn
+	whole *whole
 }
 
 // Hijack implements [http.Hijacker].
@@ -158,7 +187,8 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, errors.Join(errors.New("take over the connection"), err)
 	}
-	c = &whole{c}
+	h.whole = &whole{Conn: c}
+	c = h.whole
 	if h.wrap != nil {
 		c = h.wrap(c)
 	}
@@ -166,16 +196,32 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return c, rw, nil
 }
 
-// whole turns the end of the connection into an error, since the library takes it for the end of a message. A peer that
-// ends in the proper way says so first.
-type whole struct{ net.Conn }
+// whole turns the end of the connection into an error, since the library takes it for the end of a message: a peer that
+// ends in the proper way says so first. And it bounds what comes for one message.
+type whole struct {
+	net.Conn
+	limit atomic.Int64 // bytes of a message
+	came  atomic.Int64 // bytes since the last message was begun
+}
 
-// ErrCut is a connection that ends without a closing handshake.
-var ErrCut = errors.New("the connection was cut")
+// freeOverhead is what may come beside the bytes of a message. A frame of one byte, the smallest that is of use, has seven
+// in all.
+const freeOverhead = 1 << 20
+
+var (
+	// ErrCut is a connection that ends without a closing handshake.
+	ErrCut = errors.New("the connection was cut")
+	// ErrOverhead is a peer that sends frames without a purpose.
+	ErrOverhead = errors.New("too much is sent beside the messages")
+)
 
 // Read implements [net.Conn].
 func (w *whole) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
+	if w.came.Add(int64(n)) > freeOverhead+7*w.limit.Load() {
+		w.Conn.Close() //nolint:errcheck // it is to end
+		return 0, ErrOverhead
+	}
 	if errors.Is(err, io.EOF) {
 		err = ErrCut
 	}

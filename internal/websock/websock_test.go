@@ -22,6 +22,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // serve accepts one socket, does something with it, and gives a raw connection to it.
 func serve(t *testing.T, o Options, do func(*Conn) error) (client net.Conn, result <-chan error) {
 	t.Helper()
+	client, result, _ = serveWith(t, o, "", do)
+	return client, result
+}
+
+// serveWith sends more headers, and gives the head of the answer too.
+func serveWith(t *testing.T, o Options, header string, do func(*Conn) error) (net.Conn, <-chan error, string) {
+	t.Helper()
 	done := make(chan error, 1)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !IsUpgrade(r) {
@@ -41,7 +48,7 @@ func serve(t *testing.T, o Options, do func(*Conn) error) (client net.Conn, resu
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"+header+"\r\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +63,7 @@ func serve(t *testing.T, o Options, do func(*Conn) error) (client net.Conn, resu
 	if !strings.HasPrefix(string(head), "HTTP/1.1 101 ") {
 		t.Fatalf("%s", head)
 	}
-	return conn, done
+	return conn, done, string(head)
 }
 
 // frame is a client's frame with a mask of zeros (RFC 6455 section 5.2).

@@ -52,7 +52,6 @@ var accountName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,27}$`)
 //attack:does Names a user so that the suggested name of the account is an option or a piece of shell for a careless script.
 //attack:control The suggestion consists of small ASCII letters, digits and underscores, and begins with a letter.
 //attack:remove internal/usermap/scripted/names.go: b.WriteString(transliterated[r]) => b.WriteRune(r)
-//attack:run seed#3
 func FuzzSuggestion(f *testing.F) {
 	for _, s := range []string{"NinaHolm#2207", "", "#", "-rf --help#1", "Ünal#1", "王伟#1", "İstanbul#1", "ﬃ Ⅷ#1", "\xff\xfe#", "A\u0301\u0301B#", "0#", "__#", "ǅ#1"} {
 		f.Add(s)

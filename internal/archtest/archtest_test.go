@@ -166,7 +166,7 @@ var layers = [][]string{
 	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "handover", "localuser", "shell", "software", "yamlnode", "nodump"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "slurmcheck", "applications"},
-	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "jobs", "jobsite", "signingkeys"},
+	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "intentpolicy", "jobs", "jobsite", "signingkeys"},
 	{"fileserver", "integration", "operator", "gateway", "jobrunner", "websession"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},
 }

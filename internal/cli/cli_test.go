@@ -243,6 +243,7 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 		{"gateway dump", []string{"gateway", "dump"}},
 		{"service status", []string{"status"}},
 		{"version show", []string{"version"}},
+		{"intents report", []string{"intents", "report", "--all"}},
 		{"me show", []string{"me"}},
 		{"doctor run", []string{"doctor", "--check", "service"}},
 		{"config check", []string{"config", "check", "--static", "/nonexistent"}},

@@ -46,7 +46,7 @@ func (a *app) keysCommand() *cobra.Command {
 }
 
 func (a *app) intentsCommand() *cobra.Command {
-	return noun("intents", "signed intents: what browsers of users sign", a.keyVerbs()...)
+	return noun("intents", "signed intents: what browsers of users sign", append(a.keyVerbs(), a.intentsReportCommand())...)
 }
 
 func (a *app) keyVerbs() []*cobra.Command {

@@ -180,6 +180,7 @@ type world struct {
 	keys      *signingkeys.Service
 	core      *coreFake
 	instances *instancesFake
+	intents   ipcapi.IntentSummary
 	reload    ipcapi.ReloadReport
 	stop      func()
 
@@ -287,6 +288,11 @@ func newWorld(cleanup func(func()), dir string) (*world, error) {
 		User: w.users.User, Directory: directory{}, ServiceUID: 3_900_000_099, OperatorGroup: "ops", ViewerGroup: "viewers", Log: log,
 	})})
 	s.Register(srv)
+	ipc.Handle(srv, ipcapi.IntentReport, func(context.Context, *ipc.Request, ipcapi.Empty) (ipcapi.IntentSummary, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.intents, nil
+	})
 	l, err := ipc.Listen(w.socket)
 	if err != nil {
 		return nil, err

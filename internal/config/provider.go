@@ -48,11 +48,14 @@ const (
 	IntentsRequire = "require"
 )
 
-// SignedIntents is the policy for the header UCloud-Signed-Intent (contract 01 section 8).
+// SignedIntents is the policy for the header UCloud-Signed-Intent (contract 01 section 7).
 type SignedIntents struct {
 	Mode   string   `key:"mode" enum:"off,log,require" default:"off" doc:"log verifies, counts and reports what require would refuse, and lets it pass; require refuses wrong and missing intents with 482. Today's Core forwards none, so require stops all its calls."`
 	MaxAge Duration `key:"maxAge" default:"60s" max:"1h" doc:"Longest life of an intent (exp - iat). Clock leeway is clockSkew."`
-	Exempt []string `key:"exempt" default:"[]" doc:"Names of calls that need no intent."`
+	Exempt []string `key:"exempt" default:"[]" doc:"Names of calls that need no intent; wins over everything else."`
+
+	Users Map[string] `key:"users" keys:"text" enum:"off,log,require" flags:"added" defaultDoc:"{}" doc:"Modes for single users, by UCloud username, instead of mode."`
+	Calls Map[string] `key:"calls" keys:"text" enum:"off,log,require" flags:"added" defaultDoc:"{}" doc:"Modes for single calls, by their name at UCloud such as jobs.create, instead of mode. Where a user has one too, the stricter counts."`
 
 	MaxKeysPerUser int      `key:"maxKeysPerUser" default:"10" min:"1" max:"100" doc:"Signing keys that a user may have, one for each browser."`
 	KeyLifetime    Duration `key:"keyLifetime" default:"180d" min:"1h" max:"3650d" doc:"After it the user has to connect that browser again."`

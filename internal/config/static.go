@@ -16,6 +16,7 @@ func (l *loader) static() {
 	l.checkGateway()
 	l.checkInstances()
 	l.checkIdentity()
+	l.checkIntents()
 	l.checkStorage()
 	l.checkSlurm()
 	l.checkSecrets()
@@ -55,10 +56,6 @@ func (l *loader) checkProvider() {
 			l.warnf("X-16", fmt.Sprintf("provider.maintenance.allowList[%d]", i), "check the spelling",
 				"%q is not a UCloud username (expected Name#1234)", name)
 		}
-	}
-	if p.Core.SignedIntents.Mode == IntentsRequire {
-		l.warnf("CFG-5", "provider.core.signedIntents.mode", "use log until UCloud/Core forwards intents",
-			"today's UCloud/Core forwards no intents, so require refuses all its calls")
 	}
 	if p.Branding != nil {
 		for i, d := range p.Branding.ProductDescriptions {

@@ -63,14 +63,6 @@ const (
 	seenTimeout = 10 * time.Second
 )
 
-// Verdicts of our own, beside the reasons of package intent.
-const (
-	// VerdictUnavailable: the keys could not be read.
-	VerdictUnavailable = "unavailable"
-	// VerdictOptional: there was no intent, and none was required.
-	VerdictOptional = "optional"
-)
-
 // Client implements fileserver.Intents. It is safe for concurrent use.
 type Client struct {
 	o     Options
@@ -137,13 +129,13 @@ func (c *Client) Check(ctx context.Context, log *slog.Logger, r intent.Request) 
 	}
 	seen := ipcapi.IntentCount{Call: r.Rule.Calls[0], Mode: mode}
 	if r.Rule.Optional && r.Intent == "" && !now.names(r.Rule) {
-		seen.Verdict = VerdictOptional
+		seen.Verdict = ipcapi.IntentOptional
 		c.tally.add(seen)
 		return nil
 	}
 	verdict, err := now.verifier.Check(ctx, r)
 	if err != nil {
-		seen.Verdict = VerdictUnavailable
+		seen.Verdict = ipcapi.IntentUnavailable
 		c.tally.add(seen)
 		if mode != intent.ModeRequire {
 			log.Debug("signed intent not checked", "call", seen.Call, "error", err)

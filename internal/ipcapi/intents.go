@@ -50,8 +50,14 @@ type IntentKey struct {
 	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
 }
 
+// Verdicts beside the reasons of package intent.
+const (
+	IntentUnavailable = "unavailable" // the keys could not be read
+	IntentOptional    = "optional"    // there was no intent, and none was required
+)
+
 // IntentCounts are what an instance has seen since it last told: numbers by call and verdict. A verdict is "ok", or why
-// require refuses or would refuse the call (the reasons of package intent).
+// require refuses or would refuse the call (the reasons of package intent), or one of the above.
 type IntentCounts struct {
 	Counts []IntentCount `json:"counts"`
 }
@@ -65,6 +71,7 @@ type IntentCount struct {
 	Count   int64            `json:"count"`
 	User    ident.UCloudUser `json:"ucloudName,omitempty"` // in reports only: the server knows who calls
 	LastAt  *time.Time       `json:"lastAt,omitempty"`     // in reports only
+	Refused bool             `json:"refused,omitempty"`    // in reports only: require refuses such a call, or would
 }
 
 // IntentSummary is what an operator wants to know before switching to require.

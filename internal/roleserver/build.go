@@ -20,6 +20,7 @@ import (
 	"ucloud-im/internal/handover"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/integration"
+	"ucloud-im/internal/intentpolicy"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/launcher"
@@ -60,6 +61,7 @@ type parts struct {
 	launcher *launcher.Launcher
 	tasks    *taskserver.Service
 	scripts  *scriptlog.Log
+	intents  *intentpolicy.Service
 	management
 	accounting
 	compute
@@ -90,7 +92,7 @@ func (s *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		s.openStore, s.buildAuth, s.buildCore, s.buildKeys, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildWeb, s.buildLogin, s.buildHandlers, s.openSockets,
+		s.openStore, s.buildAuth, s.buildCore, s.buildKeys, s.buildIntents, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildWeb, s.buildLogin, s.buildHandlers, s.openSockets,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -246,6 +248,7 @@ func (s *server) buildLauncher(context.Context) error {
 			start.Jobs.Render = s.sites.JSON(cfg, s.log)
 			return start
 		},
+		Intents:      s.intentSettings,
 		Launched:     s.userSeen,
 		MaxInstances: u.MaxInstances, StartTimeout: time.Duration(u.StartTimeout), IdleTimeout: time.Duration(u.IdleTimeout),
 		DrainTimeout: time.Duration(u.DrainTimeout), ServerLossGrace: time.Duration(u.ServerLossGrace),

@@ -81,6 +81,7 @@ func (s *server) buildHandlers(context.Context) error {
 	s.tasks.Register(s.ipc, s.outbox)
 	s.scripts.Register(s.ipc)
 	s.usage.Register(s.ipc)
+	s.intents.Register(s.ipc)
 	drivelookup.New(drivelookup.Options{
 		Provider: cfg.Provider.ID.String(), Store: s.store, Core: s.client, Log: s.log, UserDrives: s.userDrives,
 	}).Register(s.ipc)

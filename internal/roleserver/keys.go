@@ -41,13 +41,8 @@ func (s *server) withKeys(next usermap.Method) *signingkeys.Method {
 	hosts := s.config.Load().Provider.Hosts
 	return &signingkeys.Method{
 		Keys: s.keys, Next: next, URL: hosts.SelfPublic.URL() + integration.UploadPath(s.config.Load().Provider.ID.String()),
-		Wanted: func(user ident.UCloudUser) bool { return wantsKeys(s.config.Load(), user) },
+		Wanted: func(user ident.UCloudUser) bool { return intentPolicy(s.config.Load()).Wanted(user) },
 	}
-}
-
-// wantsKeys tells whether the policy looks at what the user signs anywhere.
-func wantsKeys(cfg *config.Config, _ ident.UCloudUser) bool {
-	return cfg.Provider.Core.SignedIntents.Mode != config.IntentsOff
 }
 
 // activateKey is for [usermap.Options].

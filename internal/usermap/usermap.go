@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"strings"
 	"sync"
@@ -166,6 +167,17 @@ func (s *Service) Account(user ident.UCloudUser) (Binding, bool) {
 		return Binding{}, false
 	}
 	return b, true
+}
+
+// Bindings goes through the active mappings, in no order.
+func (s *Service) Bindings() iter.Seq2[ident.UCloudUser, Binding] {
+	return func(yield func(ident.UCloudUser, Binding) bool) {
+		for user, b := range s.table.Load().byUser {
+			if !s.over(b) && !yield(user, b) {
+				return
+			}
+		}
+	}
 }
 
 // Active counts the active mappings.

@@ -3,8 +3,9 @@
 //
 // CPU time is counted, not time on the wall: a busy machine makes the run longer, not shallower. A target has one worker.
 //
-// Memory: the peak of the resident set may be 10 times the largest input of the corpus and a constant. 100 MiB of the constant
-// are what the fuzzing engine shares with its worker, the rest is for the program, the corpus and the collector's slack.
+// Memory: afterwards all inputs of the corpus that fuzzing has found run once more, without the engine. The peak of the
+// resident set may exceed that of a run with the seeds alone by 10 times the largest input and a constant for the
+// collector's slack.
 package main
 
 import (
@@ -26,7 +27,7 @@ import (
 
 const (
 	factor   = 10
-	constant = 192 << 20
+	constant = 48 << 20
 )
 
 func main() {
@@ -135,19 +136,19 @@ func run(ctx context.Context, cpu time.Duration, only string, list bool) (bool, 
 
 // report is what came of one target.
 type report struct {
-	target  target
-	cpu     time.Duration
-	execs   string
-	corpus  int
-	largest int64 // input of the corpus, bytes
-	peak    int64 // resident set, bytes
-	wrong   string
+	target      target
+	cpu         time.Duration
+	execs       string
+	corpus      int
+	largest     int64 // input of the corpus, bytes
+	seeds, peak int64 // resident set, bytes
+	wrong       string
 }
 
 func (r report) String() string {
 	const mib = 1 << 20
-	line := fmt.Sprintf("%-40s %5.0f s CPU  %11s runs  %5d inputs, up to %7d bytes  memory %4d MiB",
-		r.target, r.cpu.Seconds(), r.execs, r.corpus, r.largest, r.peak/mib)
+	line := fmt.Sprintf("%-40s %5.0f s CPU  %11s runs  %5d inputs, up to %7d bytes  memory %4d MiB, seeds alone %4d MiB",
+		r.target, r.cpu.Seconds(), r.execs, r.corpus, r.largest, r.peak/mib, r.seeds/mib)
 	if r.wrong != "" {
 		line += "\n  FINDING: " + r.wrong
 	}
@@ -167,7 +168,6 @@ func fuzz(ctx context.Context, t target, binary, cache string, cpu time.Duration
 			return r, err
 		}
 		r.cpu += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-		r.peak = max(r.peak, usage.Maxrss<<10)
 		if all := execsOf.FindAllStringSubmatch(out, -1); len(all) > 0 {
 			n := 0
 			fmt.Sscan(all[len(all)-1][1], &n) //nolint:errcheck // digits
@@ -179,25 +179,78 @@ func fuzz(ctx context.Context, t target, binary, cache string, cpu time.Duration
 			return r, nil
 		}
 	}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
+	return r, r.memory(ctx, binary, filepath.Join(dir, t.name))
+}
+
+// memory runs the corpus without the engine. It does so from a directory beside the package that looks like it, because
+// a test finds its inputs in testdata.
+func (r *report) memory(ctx context.Context, binary, corpus string) error {
+	place, err := os.MkdirTemp(filepath.Dir(r.target.dir), ".fuzz-long-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(place)
+	inputs := filepath.Join(place, "testdata", "fuzz", r.target.name)
+	if err := os.MkdirAll(inputs, 0o755); err != nil {
+		return err
+	}
+	for _, sub := range []string{".", "testdata"} {
+		from, err := filepath.Abs(filepath.Join(r.target.dir, sub))
 		if err != nil {
 			return err
 		}
-		r.corpus++
-		r.largest = max(r.largest, info.Size())
-		return nil
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return r, err
+		entries, err := os.ReadDir(from)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, e := range entries {
+			if e.Name() == "testdata" || sub == "testdata" && e.Name() == "fuzz" {
+				continue
+			}
+			if err := os.Symlink(filepath.Join(from, e.Name()), filepath.Join(place, sub, e.Name())); err != nil {
+				return err
+			}
+		}
 	}
-	if allowed := factor*r.largest + constant; r.peak > allowed {
+	if r.seeds, err = r.replay(ctx, binary, place); err != nil {
+		return err
+	}
+	found, err := os.ReadDir(corpus)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range found {
+		data, err := os.ReadFile(filepath.Join(corpus, e.Name()))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(inputs, e.Name()), data, 0o644); err != nil {
+			return err
+		}
+		r.corpus++
+		r.largest = max(r.largest, int64(len(data)))
+	}
+	if r.peak, err = r.replay(ctx, binary, place); err != nil {
+		return err
+	}
+	if allowed := r.seeds + factor*r.largest + constant; r.peak > allowed {
 		r.wrong = fmt.Sprintf("memory: %d bytes, at most %d are allowed", r.peak, allowed)
 	}
-	return r, nil
+	return nil
+}
+
+// replay runs the target as an ordinary test, and gives the peak of its resident set.
+func (r *report) replay(ctx context.Context, binary, dir string) (int64, error) {
+	cmd := exec.CommandContext(ctx, binary, "-test.run=^"+r.target.name+"$")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("replay %s: %w\n%s", r.target, err, out)
+	}
+	usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return 0, errors.New("the system does not tell what a process used")
+	}
+	return usage.Maxrss << 10, nil
 }
 
 // once runs a target for some time or number of inputs. failed is not empty if an input fails.

@@ -113,16 +113,16 @@ type Files struct {
 
 // Download are the limits of downloads.
 type Download struct {
-	TokenLifetime Duration `key:"tokenLifetime" default:"1h" doc:"Until the first use of a link."`
-	TokenInUse    Duration `key:"tokenInUse" default:"24h" doc:"After the first use."`
+	TokenLifetime Duration `key:"tokenLifetime" default:"1h" max:"180d" doc:"Until the first use of a link."`
+	TokenInUse    Duration `key:"tokenInUse" default:"24h" max:"180d" doc:"After the first use."`
 	Directories   bool     `key:"directories" default:"true" doc:"Directories as a streaming zip."`
 	Ranges        bool     `key:"ranges" default:"true" doc:"Partial downloads."`
 }
 
 // Upload are the limits of uploads.
 type Upload struct {
-	TokenIdle     Duration `key:"tokenIdle" default:"24h" doc:"Life of an unused session."`
-	TokenLifetime Duration `key:"tokenLifetime" default:"7d" doc:"Longest life of a session."`
+	TokenIdle     Duration `key:"tokenIdle" default:"24h" max:"180d" doc:"Life of an unused session."`
+	TokenLifetime Duration `key:"tokenLifetime" default:"7d" max:"180d" doc:"Longest life of a session."`
 	MaxParallel   int      `key:"maxParallel" default:"16" min:"1" max:"1024" doc:"Parallel streams of one user."`
 	InFlight      Size     `key:"inFlight" default:"64MiB" min:"1MiB" doc:"Data in memory, whole instance."`
 }

@@ -2,6 +2,9 @@
 // VNC (contract 01 sections 6 and 8.8). Such a token is a bearer secret in histories and logs of other people's
 // machines, so it says nothing, lives briefly and opens one thing.
 //
+// The purposes, with their lives, stand in one table ([Purposes]); nothing else can be issued (TestPurposes). Tickets, which people
+// type, are apart ([ucloud-im/internal/usermap/ticket]) and have the same properties.
+//
 // # Trust
 //
 // An attacker controls the text that is presented, sees old URLs, may read a copy of the database, and may be another
@@ -30,7 +33,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -58,22 +60,13 @@ type Limits struct {
 	Uses     int           // at least 1, or Unlimited
 }
 
-// The limits of contract 01 section 8.8. Tokens for web applications and VNC are used once; what follows has the life of
-// the job and is not theirs.
-var (
-	TerminalLimits = Limits{Total: time.Minute, Uses: 1}
-	WebLimits      = Limits{Total: 2 * time.Minute, Uses: 1}
-	DownloadLimits = Limits{Total: 48 * time.Hour, FirstUse: time.Hour, Uses: Unlimited}
-	UploadLimits   = Limits{Total: 7 * 24 * time.Hour, Idle: 24 * time.Hour, Uses: Unlimited}
-)
-
 // Spec is what a token is issued for.
 type Spec struct {
 	Purpose string           // required
 	User    ident.UCloudUser // required: whose it is
 	Object  string           // what it opens, such as a path or a job
-	Limits  Limits
-	Data    []byte // given back on use, for instance what to do with the object
+	Limits  Limits           // zero: those of the purpose
+	Data    []byte           // given back on use, for instance what to do with the object
 }
 
 // Expect is what a token must have been issued for to be accepted. Purpose is required, and User or Object or both; who
@@ -154,13 +147,12 @@ func (t *Tokens) Issue(ctx context.Context, s Spec) (text string, err error) {
 // IssueTx is [Tokens.Issue] as part of a transaction that stores more, such as an upload session. The text counts only
 // if the transaction is committed.
 func (t *Tokens) IssueTx(tx *store.Tx, s Spec) (text string, err error) {
-	switch {
-	case s.Purpose == "" || s.User == "":
+	if s.Purpose == "" || s.User == "" {
 		return "", errors.New("issue token: purpose and user are required")
-	case s.Limits.Total <= 0:
-		return "", errors.New("issue token: a token must end")
-	case s.Limits.Uses < 1 && s.Limits.Uses != Unlimited:
-		return "", fmt.Errorf("issue token: %d uses", s.Limits.Uses)
+	}
+	limits, err := s.complete()
+	if err != nil {
+		return "", err
 	}
 	now := t.o.Now().Truncate(time.Millisecond)
 	n, err := tx.CountTokens(s.User, s.Purpose, now)
@@ -175,10 +167,10 @@ func (t *Tokens) IssueTx(tx *store.Tx, s Spec) (text string, err error) {
 	text = base64.RawURLEncoding.EncodeToString(raw[:])
 	rec := store.Token{
 		Hash: Hash(text), Purpose: s.Purpose, User: s.User, Object: s.Object, Data: s.Data,
-		CreatedAt: now, ExpiresAt: now.Add(s.Limits.Total), IdleTimeout: s.Limits.Idle, UsesLeft: s.Limits.Uses,
+		CreatedAt: now, ExpiresAt: now.Add(limits.Total), IdleTimeout: limits.Idle, UsesLeft: limits.Uses,
 	}
-	if s.Limits.FirstUse > 0 {
-		by := now.Add(s.Limits.FirstUse)
+	if limits.FirstUse > 0 {
+		by := now.Add(limits.FirstUse)
 		rec.FirstUseBy = &by
 	}
 	if err := tx.InsertToken(rec); err != nil {

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	upload = Spec{Purpose: "upload", User: "Alice#1", Object: "/7/a", Limits: UploadLimits, Data: []byte("how")}
-	shell  = Spec{Purpose: "terminal", User: "Alice#1", Object: "job 4711", Limits: TerminalLimits}
+	shell  = Spec{Purpose: "shell", User: "Alice#1", Object: "job 4711", Limits: TerminalLimits}
 )
 
 func issue(t *testing.T, tokens *Tokens, s Spec) string {
@@ -271,10 +271,10 @@ func TestOpen(t *testing.T) {
 		purposes []string
 		want     bool
 	}{
-		{"right", Hash(text), "Alice#1", []string{"terminal", "upload"}, true},
+		{"right", Hash(text), "Alice#1", []string{"shell", "upload"}, true},
 		{"other user", Hash(text), "Bob#2", []string{"upload"}, false},
 		{"no user", Hash(text), "", []string{"upload"}, false},
-		{"other purpose", Hash(text), "Alice#1", []string{"terminal"}, false},
+		{"other purpose", Hash(text), "Alice#1", []string{"shell"}, false},
 		{"no purpose", Hash(text), "Alice#1", nil, false},
 		{"other token", Hash(text + "x"), "Alice#1", []string{"upload"}, false},
 	} {
@@ -470,15 +470,58 @@ func TestConsumeHash(t *testing.T) {
 		})
 		return g, err
 	}
-	for _, e := range []Expect{{Purpose: "upload", Unbound: true}, {Purpose: "terminal", Object: "job 4712"}, {Purpose: "terminal"}} {
+	for _, e := range []Expect{{Purpose: "upload", Unbound: true}, {Purpose: "shell", Object: "job 4712"}, {Purpose: "shell"}} {
 		if _, err := use(e); err == nil {
 			t.Errorf("%+v was accepted", e)
 		}
 	}
-	if g, err := use(Expect{Purpose: "terminal", Unbound: true}); err != nil || g.User != shell.User || g.Object != shell.Object {
+	if g, err := use(Expect{Purpose: "shell", Unbound: true}); err != nil || g.User != shell.User || g.Object != shell.Object {
 		t.Errorf("%+v, %v", g, err)
 	}
-	if _, err := use(Expect{Purpose: "terminal", Unbound: true}); !failure.Is(err, failure.NotFound) {
+	if _, err := use(Expect{Purpose: "shell", Unbound: true}); !failure.Is(err, failure.NotFound) {
 		t.Errorf("the second use: %v", err)
+	}
+}
+
+// TestPurposes: what is in no table cannot be issued, nor for longer than the table says; and the table is in the documents.
+//
+//attack:actor compromised instance
+//attack:does Asks for a link that lives for ever, or of a kind that nobody has thought of.
+//attack:control All purposes of links stand in one table with their longest lives and uses.
+//attack:remove internal/onetime/purpose.go: case l.Total > p.Most: => case false:
+//attack:actor local user
+//attack:does Uses the link to a shell again, which stands in the history of a browser.
+//attack:control Links to shells, interfaces of jobs and logins have one use, whoever issues them.
+//attack:remove internal/onetime/purpose.go: case p.Usual.Uses != Unlimited && (l.Uses == Unlimited || l.Uses > p.Usual.Uses): => case false:
+func TestPurposes(t *testing.T) {
+	t.Parallel()
+	tokens := New(storetest.SQLite(t), Options{})
+	page, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range Purposes() {
+		s := Spec{Purpose: p.Name, User: "Alice#1", Object: "x"}
+		text := issue(t, tokens, s)
+		g, err := tokens.Peek(t.Context(), text, Expect{Purpose: p.Name, User: "Alice#1"})
+		if err != nil || g.UsesLeft != p.Usual.Uses {
+			t.Errorf("%s: %+v, %v", p.Name, g, err)
+		}
+		s.Limits = p.Usual
+		s.Limits.Total = p.Most + time.Millisecond
+		if _, err := tokens.Issue(t.Context(), s); err == nil {
+			t.Errorf("%s can live for too long", p.Name)
+		}
+		s.Limits = p.Usual
+		s.Limits.Uses = Unlimited
+		if _, err := tokens.Issue(t.Context(), s); (err == nil) != (p.Usual.Uses == Unlimited) {
+			t.Errorf("%s without a bound on uses: %v", p.Name, err)
+		}
+		if !strings.Contains(string(page), "| `"+p.Name+"` | "+p.For+" |") {
+			t.Errorf("docs/security.md does not say what %s is", p.Name)
+		}
+	}
+	if _, err := tokens.Issue(t.Context(), Spec{Purpose: "anything", User: "Alice#1", Limits: UploadLimits}); err == nil {
+		t.Error("a token for anything was issued")
 	}
 }

@@ -35,16 +35,6 @@ import (
 	"ucloud-im/internal/store"
 )
 
-// TransferLimits are the limits of uploads by other providers: a transfer may pause for long (contract 13 section 2.4). One
-// that has not begun after a week will not.
-var TransferLimits = onetime.Limits{
-	Total: 365 * 24 * time.Hour, FirstUse: 7 * 24 * time.Hour, Idle: 30 * 24 * time.Hour, Uses: onetime.Unlimited,
-}
-
-// SourceLimits are the limits between the first and the last step of a transfer to another provider. Core makes them in
-// one go; a repetition of the last step finds the same task.
-var SourceLimits = onetime.Limits{Total: 24 * time.Hour, Uses: onetime.Unlimited}
-
 // Options are what the handlers need.
 type Options struct {
 	Store  *store.Store    // required
@@ -52,7 +42,7 @@ type Options struct {
 	Log    *slog.Logger    // required
 
 	// Limits by purpose. Zero values mean [onetime.UploadLimits], [onetime.DownloadLimits] with an idle time of a day,
-	// and [TransferLimits]. They may change at run time.
+	// and [onetime.TransferLimits]. They may change at run time.
 	Upload, Download func() onetime.Limits
 }
 
@@ -107,9 +97,9 @@ func (s *Server) limits(purpose string) (onetime.Limits, error) {
 	case ipcapi.PurposeDownload:
 		return s.o.Download(), nil
 	case ipcapi.PurposeTransfer:
-		return TransferLimits, nil
+		return onetime.TransferLimits, nil
 	case ipcapi.PurposeSource:
-		return SourceLimits, nil
+		return onetime.SourceLimits, nil
 	case ipcapi.PurposeShell:
 		return onetime.TerminalLimits, nil
 	}

@@ -23,7 +23,7 @@ const (
 
 const (
 	// Purpose is of the one-time tokens of uploads.
-	Purpose = "key-upload"
+	Purpose = onetime.PurposeKeyUpload
 	// keepEnded and keepBarred are how long keys stay on record after their end. Nobody can bring a revoked key back as
 	// long as it is there; a year later its owner would have to prove it again as if it were new.
 	keepEnded  = 90 * 24 * time.Hour
@@ -37,7 +37,7 @@ const (
 
 // sessionLimits are those of the address to which a browser sends its key (contract 01 section 6). It can be used a few
 // times because the gateway and browsers repeat requests whose answer was lost.
-var sessionLimits = onetime.Limits{Total: 15 * time.Minute, Uses: 8}
+var sessionLimits = onetime.KeyUploadLimits
 
 // Options configure a [Service]. Store, Tokens and Log are required.
 type Options struct {

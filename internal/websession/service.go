@@ -17,8 +17,8 @@ import (
 
 // Purposes of the tokens in links.
 const (
-	purposeWeb = "web"
-	purposeVNC = "vnc"
+	purposeWeb = onetime.PurposeWeb
+	purposeVNC = onetime.PurposeVNC
 )
 
 // Jobs tells about jobs; [ucloud-im/internal/jobs.Service] is the implementation.

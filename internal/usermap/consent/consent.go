@@ -47,7 +47,7 @@ import (
 )
 
 // PurposeLogin is the purpose of the one-time token of the first page.
-const PurposeLogin = "login"
+const PurposeLogin = onetime.PurposeLogin
 
 const (
 	// loginLife is for the way from the button "Connect" to the first page, and from there to the answer of the identity
@@ -153,7 +153,6 @@ func (s *Service) Begin(ctx context.Context, a usermap.Attempt) (string, error) 
 		}
 		text, err = s.o.Tokens.IssueTx(tx, onetime.Spec{
 			Purpose: PurposeLogin, User: a.User, Object: string(a.User), Data: []byte(a.Key),
-			Limits: onetime.Limits{Total: loginLife, Uses: 1},
 		})
 		return err
 	})

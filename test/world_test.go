@@ -80,6 +80,7 @@ type world struct {
 type settings struct {
 	extra     string // appended to config.yml
 	server    string // appended to server.yml
+	secrets   string // secrets.yml; empty: there is none
 	rule      accounts.Rule
 	idle      string // userInstances.idleTimeout
 	database  string // text of the database section
@@ -255,9 +256,13 @@ services:
 		config = config[:strings.Index(config, "\nservices:")] + set.services(w)
 	}
 	for name, content := range map[string]string{
-		"config.yml": config, "server.yml": "version: 1\nrefreshToken: " + w.core.RefreshToken() + "\n" + set.server,
+		"secrets.yml": set.secrets,
+		"config.yml":  config, "server.yml": "version: 1\nrefreshToken: " + w.core.RefreshToken() + "\n" + set.server,
 		"ucloud_crt.pem": w.core.PublicKey(),
 	} {
+		if content == "" {
+			continue
+		}
 		path := filepath.Join(w.base, "config", name)
 		w.must(os.WriteFile(path, []byte(content), 0o600))
 		w.must(os.Chown(path, int(w.site.Service.UID), int(w.site.Service.GID)))

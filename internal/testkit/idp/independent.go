@@ -21,10 +21,10 @@ type Independent struct {
 	srv *httptest.Server
 }
 
-// NewIndependent starts one.
-func NewIndependent(t testing.TB, redirectURI string) *Independent {
+// NewIndependent starts one, for a client with this secret.
+func NewIndependent(t testing.TB, secret, redirectURI string) *Independent {
 	t.Helper()
-	p := &Independent{ClientID: "ucloud", ClientSecret: "cl13nt-s3cr3t-" + text(), Name: "test-user@127.0.0.1", Password: "verysecure", Subject: "id1"}
+	p := &Independent{ClientID: "ucloud", ClientSecret: secret, Name: "test-user@127.0.0.1", Password: "verysecure", Subject: "id1"}
 	p.srv = httptest.NewUnstartedServer(nil)
 	p.Issuer = "https://" + p.srv.Listener.Addr().String()
 	users := storage.NewUserStore(p.Issuer)

@@ -98,7 +98,7 @@ func TestLogin(t *testing.T) {
 // TestIndependentProvider logs in at a provider that others have written.
 func TestIndependentProvider(t *testing.T) {
 	t.Parallel()
-	p := idp.NewIndependent(t, callback)
+	p := idp.NewIndependent(t, "cl13nt-s3cr3t", callback)
 	w := newWorld(t, func(s *Settings) {
 		s.Issuer, s.ClientID, s.ClientSecret = p.Issuer, p.ClientID, observabilitySecret(p.ClientSecret)
 		client := *p.Client()

@@ -116,6 +116,7 @@ type serverConfig struct {
 	Cgroup       string
 	MaxInstances int
 	RestartMax   int
+	Intents      string // mode of the policy about signed intents
 
 	Idle, Start, Drain, LossGrace, Recover, ServerLoss, Stop, Confirm time.Duration
 }
@@ -445,6 +446,8 @@ type about struct {
 	Umask   int
 	NoFile  uint64
 	Release string
+	Intents string
+	Keys    int64
 }
 
 func (w *world) eventually(what string, ok func() bool) {

@@ -89,6 +89,12 @@ func (c *Control) List(_ int, r *[]launcher.Info) error {
 	return nil
 }
 
+func (c *Control) KeysChanged(u ident.UCloudUser, ok *bool) error {
+	*ok = true
+	c.l.KeysChanged(u)
+	return nil
+}
+
 func (c *Control) Counters(_ int, r *launcher.Counters) error { *r = c.l.Counters(); return nil }
 
 func (c *Control) Stop(u ident.UCloudUser, ok *bool) error {
@@ -138,6 +144,9 @@ func serverMain() int {
 		StateDir: filepath.Join(cfg.Dir, "state"), LogDir: filepath.Join(cfg.Dir, "log"),
 		Settings: func() ipcapi.Start {
 			return ipcapi.Start{Provider: "test", Umask: 0o007, OpenFiles: 4096, LogLevel: "DEBUG"}
+		},
+		Intents: func(u ident.UCloudUser) ipcapi.IntentSettings {
+			return ipcapi.IntentSettings{Mode: cfg.Intents + " for " + string(u)}
 		},
 		MaxInstances: cfg.MaxInstances, StartTimeout: cfg.Start, IdleTimeout: cfg.Idle, DrainTimeout: cfg.Drain,
 		LossGrace: cfg.LossGrace, RecoverGrace: cfg.Recover, ServerLossGrace: cfg.ServerLoss, StopTimeout: cfg.Stop,

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	err := instance.Run(ctx, instance.Options{Handler: handler})
+	err := instance.Run(ctx, instance.Options{Handler: handler, Keys: func(*instance.Agent) { keys.Add(1) }})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -42,14 +43,20 @@ type About struct {
 	Umask   int               `json:"umask"`
 	NoFile  uint64            `json:"noFile"`
 	Release string            `json:"release"` // changes with the build
+	Intents string            `json:"intents"` // mode of the policy
+	Keys    int64             `json:"keys"`    // how often signing keys have changed
 }
 
 var release = "one"
 
+var keys atomic.Int64
+
 func handler(a *instance.Agent) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /about", func(w http.ResponseWriter, _ *http.Request) {
-		json.NewEncoder(w).Encode(about()) //nolint:errcheck // a test will see
+		b := about()
+		b.Intents, b.Keys = a.Start().Intents.Mode, keys.Load()
+		json.NewEncoder(w).Encode(b) //nolint:errcheck // a test will see
 	})
 	mux.HandleFunc("/work", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)

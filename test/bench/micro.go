@@ -31,9 +31,11 @@ var micros = []struct {
 		{"VerifyCoreCached", "verify Core's token, seen before", nil}, {"VerifyCoreUncached", "verify Core's token, RS256", nil},
 	}},
 	{"intent", "^Benchmark(Check(RS256|Ed25519|Repeated)|Off|DigestOfJob)$", []micro{
-		{"Off", "signed intents, switched off", atMost(2)}, {"CheckRS256", "verify an intent, RSA of 2048 bits", nil},
+		{"Off", "signed intents, switched off", atMost(2)},
+		{"CheckRS256", "verify an intent, RSA of 2048 bits", nil},
 		{"CheckEd25519", "verify an intent of form 2, Ed25519, with its payload", nil},
-		{"CheckRepeated", "verify an intent, seen before", nil}, {"DigestOfJob", "digest of the payload of a submission", nil},
+		{"CheckRepeated", "verify an intent, seen before", nil},
+		{"DigestOfJob", "digest of the payload of a submission", nil},
 	}},
 	{"sockdiag", "^Benchmark(Lookup|ProcNetTCP)$", []micro{
 		{"Lookup", "whose is this connection, sock_diag", nil}, {"ProcNetTCP", "the same through /proc/net/tcp", nil},

@@ -93,10 +93,10 @@ func (m *memory) verifiedBy(digest [32]byte) (keyID string, signature [16]byte) 
 	return "", signature
 }
 
-// expireLocked forgets what has expired, at most once a second unless there is no room. Nothing ticks: the memory of
-// an instance that gets no requests stays as it is.
+// expireLocked forgets what has expired, looking at most once a second. Nothing ticks: the memory of an instance that
+// gets no requests stays as it is.
 func (m *memory) expireLocked(now time.Time) {
-	if len(m.entries) < maxEntries && now.Before(m.next) && m.next.Sub(now) <= time.Second {
+	if now.Before(m.next) && m.next.Sub(now) <= time.Second {
 		return
 	}
 	m.next = now.Add(time.Second)

@@ -261,11 +261,19 @@ func TestNumbers(t *testing.T) {
 
 func TestTooManyValues(t *testing.T) {
 	t.Parallel()
-	if _, err := readTree([]byte("["+strings.Repeat("0,", maxNodes)+"0]"), nil); !errors.Is(err, errTooLarge) {
+	read := func(body string) error {
+		r := reader{dec: json.NewDecoder(strings.NewReader(body)), nodes: maxNodes - 5} // as if there had been so many
+		_, err := r.value(0, false)
+		return err
+	}
+	if err := read(`[1,2,3,4]`); err != nil {
+		t.Error(err)
+	}
+	if err := read(`[1,2,3,4,5]`); !errors.Is(err, errTooLarge) {
 		t.Errorf("got %v", err)
 	}
 	// What Core adds and nobody looks at does not count.
-	if _, err := readTree([]byte(`{"resolvedX":[`+strings.Repeat("0,", maxNodes)+"0]}"), nil); err != nil {
+	if err := read(`{"resolvedX":[1,2,3,4,5,6,7,8],"a":[1,2]}`); err != nil {
 		t.Error(err)
 	}
 }

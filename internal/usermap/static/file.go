@@ -1,0 +1,130 @@
+package static
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ucloud-im/internal/ident"
+	"ucloud-im/internal/localuser"
+	"ucloud-im/internal/yamlnode"
+)
+
+// table says who has which account. It is immutable.
+type table map[ident.UCloudUser]string
+
+// parse reads the content of a file. Errors name the line.
+func parse(data []byte) (table, error) {
+	root, err := yamlnode.Parse(data, 1)
+	if err != nil {
+		return nil, err
+	}
+	t := table{}
+	if root == nil || root.Kind == yamlnode.Null {
+		return t, nil
+	}
+	if root.Kind != yamlnode.Map {
+		return nil, fmt.Errorf("line %d: lines of the form UCloudUser: localname are expected", root.Line)
+	}
+	users, locals := map[ident.UCloudUser]int{}, map[string]int{}
+	for _, f := range root.Fields {
+		user, err := ident.ParseUCloudUser(f.Key)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %q cannot be a UCloud user name", f.Line, f.Key)
+		}
+		// A number would be taken for a uid, and may change whom it means.
+		if f.Value.Kind != yamlnode.Text || !localuser.ValidName(f.Value.Text) {
+			return nil, fmt.Errorf("line %d: %q cannot be the name of a local account", f.Line, f.Value.Text)
+		}
+		if line, ok := users[user]; ok {
+			return nil, fmt.Errorf("line %d: %q stands on line %d already", f.Line, user, line)
+		}
+		if line, ok := locals[f.Value.Text]; ok {
+			return nil, fmt.Errorf("line %d: the local account %s belongs to the user on line %d already", f.Line, f.Value.Text, line)
+		}
+		users[user], locals[f.Value.Text], t[user] = f.Line, f.Line, f.Value.Text
+	}
+	return t, nil
+}
+
+// stamp tells whether a file has changed.
+type stamp struct {
+	inode      uint64
+	size       int64
+	mtim, ctim syscall.Timespec
+}
+
+// rules are who may own the file and the directories above it.
+type rules struct {
+	account uint32
+	// temporary allows sticky directories such as /tmp. For development and tests.
+	temporary bool
+}
+
+// trusted refuses what somebody else than root and our account could change.
+func (r rules) trusted(path string, st fs.FileInfo) error {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	switch {
+	case !ok:
+		return fmt.Errorf("%s has an unknown owner", path)
+	case sys.Uid != 0 && sys.Uid != r.account:
+		return fmt.Errorf("%s belongs to uid %d, who is neither root nor the service account", path, sys.Uid)
+	case st.Mode().Perm()&0o022 == 0, r.temporary && st.IsDir() && st.Mode()&fs.ModeSticky != 0:
+		return nil
+	}
+	return fmt.Errorf("%s has mode %04o: others may write to it", path, st.Mode().Perm())
+}
+
+// read gives the file's table if it has changed since, and nil otherwise. What was checked is what is read.
+func (r rules) read(path string, since stamp) (table, stamp, error) {
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		st, err := os.Stat(dir)
+		if err == nil {
+			err = r.trusted(dir, st)
+		}
+		if err != nil {
+			return nil, since, err
+		}
+		if dir == "/" {
+			break
+		}
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, since, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, since, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, since, fmt.Errorf("%s is not a regular file", path)
+	}
+	if err := r.trusted(path, st); err != nil {
+		return nil, since, err
+	}
+	sys := st.Sys().(*syscall.Stat_t) //nolint:forcetypeassert // checked above
+	now := stamp{inode: sys.Ino, size: sys.Size, mtim: sys.Mtim, ctim: sys.Ctim}
+	if now == since {
+		return nil, since, nil
+	}
+	data, err := io.ReadAll(io.LimitReader(f, yamlnode.MaxBytes+1))
+	if err != nil {
+		return nil, since, err
+	}
+	if len(data) > yamlnode.MaxBytes {
+		return nil, since, fmt.Errorf("%s is larger than %s bytes", path, strconv.Itoa(yamlnode.MaxBytes))
+	}
+	t, err := parse(data)
+	if err != nil {
+		return nil, since, fmt.Errorf("%s: %w", path, err)
+	}
+	return t, now, nil
+}

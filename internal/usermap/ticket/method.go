@@ -45,6 +45,8 @@ type Options struct {
 	MaxOpenPerUser int
 	// SelfService lets users complete their own ticket, without an operator.
 	SelfService bool
+	// Issued runs in the transaction that stores a new ticket. Nil: nobody wants to know.
+	Issued func(tx *store.Tx, rec store.Ticket) error
 
 	Now func() time.Time // nil: time.Now
 }
@@ -97,9 +99,13 @@ func (m *Method) Begin(ctx context.Context, a usermap.Attempt) (string, error) {
 	}
 	t, now := New(), m.o.Now().UTC()
 	err := m.o.Store.Update(ctx, func(tx *store.Tx) error {
-		return tx.InsertTicket(store.Ticket{
+		rec := store.Ticket{
 			Hash: t.Hash(), User: user, CreatedAt: now, ExpiresAt: now.Add(m.o.Lifetime), State: store.TicketOpen, Key: a.Key,
-		}, m.o.MaxOpenPerUser)
+		}
+		if err := tx.InsertTicket(rec, m.o.MaxOpenPerUser); err != nil || m.o.Issued == nil {
+			return err
+		}
+		return m.o.Issued(tx, rec)
 	})
 	if err != nil {
 		return "", fmt.Errorf("store a ticket for %q: %w", user, err)

@@ -38,7 +38,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 		"setup sudoers", "setup systemd", "setup directories",
 		"connect", "me", "me connect", "me disconnect",
 		"users list", "users ls", "users show", "users get", "users view", "users stat", "users retrieve",
-		"users add", "users create", "users expire", "users remove", "users rm", "users delete", "users del",
+		"users add", "users create", "users change", "users remap", "users expire", "users remove", "users rm", "users delete", "users del",
 		"tickets list", "tickets ls", "tickets approve", "tickets reject",
 		"instances list", "instances ls", "instances stop", "instances restart", "drives list", "drives ls",
 		"allocations list", "allocations ls", "allocations apply",
@@ -258,7 +258,8 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 		{"tickets approve", []string{"tickets", "approve", tk, "--local-name", "lee", "--yes"}},
 		{"users expire", []string{"users", "expire", "lee", "--yes"}},
 		{"users add", []string{"users", "add", "--ucloud-name", "Mary#1", "--local-name", "lee", "--yes"}},
-		{"users remove", []string{"users", "remove", "lee", "--yes"}},
+		{"users remove", []string{"users", "remove", "kay", "--yes"}},
+		{"users change", []string{"users", "change", "lee", "--local-name", "kay", "--yes"}},
 	} {
 		tried[tc.name] = true
 		s := schemaOf(t, w, tc.name)

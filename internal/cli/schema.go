@@ -15,7 +15,7 @@ import (
 func documents() map[string]any {
 	return map[string]any{
 		"users list": envelope[ipcapi.UserInfo]{}, "users show": itemEnvelope[ipcapi.UserDetails]{},
-		"users add": resultEnvelope{}, "users expire": resultEnvelope{}, "users remove": resultEnvelope{},
+		"users add": resultEnvelope{}, "users expire": resultEnvelope{}, "users remove": resultEnvelope{}, "users change": resultEnvelope{},
 		"allocations list": envelope[ipcapi.AllocationInfo]{}, "allocations apply": resultEnvelope{},
 		"projects list": envelope[ipcapi.ProjectInfo]{}, "projects show": itemEnvelope[ipcapi.ProjectDetails]{},
 		"projects map": resultEnvelope{}, "projects remove": resultEnvelope{},

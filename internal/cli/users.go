@@ -64,6 +64,7 @@ func (a *app) usersCommand() *cobra.Command {
 		a.usersListCommand(), a.usersShowCommand(), a.usersAddCommand(),
 		a.usersEndCommand("expire SELECTOR", "end connections; the users must connect again", "expired", false, ipcapi.UserExpire),
 		a.usersEndCommand("remove SELECTOR", "remove connections", "removed", true, ipcapi.UserRemove),
+		a.usersChangeCommand(),
 	)
 }
 
@@ -254,4 +255,74 @@ func (a *app) usersEndCommand(use, short, past string, purgeable bool, end ipc.C
 	}
 	reason = reasonFlag(c)
 	return c
+}
+
+// usersChangeCommand gives a user another account. What is asked names both accounts, as the server sees them; the new one is
+// then sent by uid, so that exactly what was shown is done (contract 41 CLI-10).
+func (a *app) usersChangeCommand() *cobra.Command {
+	var local, uid string
+	var reason *string
+	c := a.verb("change NAME|UID", "give a UCloud user another local account", 1, 1, func(ctx context.Context, _ *cobra.Command, args []string) error {
+		target, err := localTarget(local, uid)
+		if err != nil {
+			return err
+		}
+		rows, err := a.users(ctx, false)
+		if err != nil {
+			return err
+		}
+		sel := userSelection(nil)
+		chosen, err := sel.choose(rows, args)
+		if err != nil {
+			return err
+		}
+		one, err := sel.single(chosen)
+		if err != nil {
+			return err
+		}
+		req := ipcapi.UserAccountChange{User: one.User, UID: one.UID, Local: target, Reason: *reason, DryRun: true}
+		plan, err := call(ctx, a, ipcapi.UserChange, req)
+		if err != nil {
+			return err
+		}
+		a.note("UCloud user %s: local user %s (uid %d) will be replaced by %s (uid %d).", plan.User, plan.OldLocalName, plan.OldUID, plan.LocalName, plan.UID)
+		a.note("Files, groups and jobs of %s stay with that account. Links, signing keys and running sessions end.", plan.OldLocalName)
+		if err := a.confirm(ctx, fmt.Sprintf("Does local user %s belong to UCloud user %s, and shall it replace %s?", plan.LocalName, plan.User, plan.OldLocalName)); err != nil {
+			return err
+		}
+		done := plan
+		if !a.dryRun {
+			req.Local, req.DryRun = uidText(plan.UID), false
+			if done, err = call(ctx, a, ipcapi.UserChange, req); err != nil {
+				return err
+			}
+		}
+		return a.changed(done)
+	})
+	c.Aliases = append(c.Aliases, "remap")
+	f := c.Flags()
+	f.StringVar(&local, "local-name", "", "login name of the new account")
+	f.StringVar(&uid, "local-uid", "", "uid of the new account, instead of the login name")
+	f.StringVar(&uid, "to-uid", "", "same as --local-uid")
+	_ = f.MarkHidden("to-uid") // the flag exists
+	reason = reasonFlag(c)
+	return c
+}
+
+func (a *app) changed(res ipcapi.UserAccountChanged) error {
+	switch a.output {
+	case "json", "jsonl", "yaml":
+		return a.encode(resultEnvelope{Schema: schemaName("users", "change"), DryRun: a.dryRun, Results: []resultEntry{{
+			Key: map[string]string{"ucloudName": string(res.User)}, Status: ipcapi.ResultOK, Item: res,
+		}}})
+	case "name":
+		_, err := fmt.Fprintln(a.stdout, clean(string(res.User)))
+		return err
+	}
+	text := "Changed: UCloud user %s is local user %s (uid %d) and was %s (uid %d)."
+	if a.dryRun {
+		text = "Would change: UCloud user %s would be local user %s (uid %d) and is %s (uid %d)."
+	}
+	_, err := fmt.Fprintln(a.stdout, clean(fmt.Sprintf(text, res.User, res.LocalName, res.UID, res.OldLocalName, res.OldUID)))
+	return err
 }

@@ -69,6 +69,16 @@ type Naming struct {
 	ProjectPrefix string `key:"projectPrefix" default:"p" doc:"Prefix of group names."`
 }
 
+// ExpandUsers expands a pattern for the names of users. An error means that a variable has no value, or that there is no
+// pattern.
+func (n Naming) ExpandUsers(values map[string]string) (string, error) {
+	p, err := parsePattern(n.Users, patternVariables("userNaming"))
+	if err != nil {
+		return "", err
+	}
+	return p.ExpandText(values)
+}
+
 // OIDC is an identity provider; its client secret is in secrets.yml.
 type OIDC struct {
 	Issuer             URL      `key:"issuer" need:"yes" doc:"Issuer URL; discovery is used. The redirect URI is <selfPublic>/ucloud-oidc."`

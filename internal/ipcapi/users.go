@@ -25,6 +25,7 @@ var (
 	UserAdd    = ipc.Call[UserAddition, LinkResult]{Name: "user.add", Access: ipc.AccessOperator}
 	UserExpire = ipc.Call[UserMutation, MutationReport]{Name: "user.expire", Access: ipc.AccessOperator}
 	UserRemove = ipc.Call[UserMutation, MutationReport]{Name: "user.remove", Access: ipc.AccessOperator}
+	UserChange = ipc.Call[UserAccountChange, UserAccountChanged]{Name: "user.change", Access: ipc.AccessOperator}
 )
 
 // Calls of any local user about themselves. The account is the kernel's answer, never a part of the request.
@@ -248,4 +249,24 @@ type Me struct {
 // MeDisconnection ends the caller's own connection.
 type MeDisconnection struct {
 	Reason string `json:"reason,omitempty"`
+}
+
+// UserAccountChange gives a user another local account. UID is that of the account that the operator was shown; Local is the
+// new one, by login name or, if it is a number, by uid.
+type UserAccountChange struct {
+	User   ident.UCloudUser `json:"ucloudName"`
+	UID    ident.UID        `json:"uid"`
+	Local  string           `json:"local"`
+	Reason string           `json:"reason,omitempty"`
+	DryRun bool             `json:"dryRun,omitempty"`
+}
+
+// UserAccountChanged is the account that the user had, and the one that the user has.
+type UserAccountChanged struct {
+	User         ident.UCloudUser `json:"ucloudName"`
+	OldUID       ident.UID        `json:"oldUid"`
+	OldLocalName string           `json:"oldLocalName"`
+	UID          ident.UID        `json:"uid"`
+	LocalName    string           `json:"localName"`
+	State        string           `json:"state"`
 }

@@ -127,6 +127,7 @@ func (s *Service) Register(srv *ipc.Server) {
 	ipc.Handle(srv, ipcapi.UserAdd, s.userAdd)
 	ipc.Handle(srv, ipcapi.UserExpire, s.userExpire)
 	ipc.Handle(srv, ipcapi.UserRemove, s.userRemove)
+	ipc.Handle(srv, ipcapi.UserChange, s.userChange)
 
 	ipc.Handle(srv, ipcapi.MeShow, s.meShow)
 	ipc.Handle(srv, ipcapi.MeDisconnect, s.meDisconnect)

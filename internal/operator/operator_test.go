@@ -78,7 +78,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		ipcapi.ServiceStatus.Name, ipcapi.ConfigRunning.Name, ipcapi.InstanceList.Name, ipcapi.DriveList.Name, ipcapi.GatewayDump.Name,
 		ipcapi.ProjectList.Name, ipcapi.ProjectShow.Name, ipcapi.AllocationList.Name, ipcapi.SlurmAccountList.Name)
 	operator := append(slices.Clone(viewer), ipcapi.TicketApprove.Name, ipcapi.TicketReject.Name, ipcapi.UserAdd.Name,
-		ipcapi.UserExpire.Name, ipcapi.UserRemove.Name, ipcapi.ConfigReload.Name, ipcapi.InstanceStop.Name, ipcapi.InstanceRestart.Name,
+		ipcapi.UserExpire.Name, ipcapi.UserRemove.Name, ipcapi.UserChange.Name, ipcapi.ConfigReload.Name, ipcapi.InstanceStop.Name, ipcapi.InstanceRestart.Name,
 		ipcapi.ProjectMap.Name, ipcapi.ProjectRemove.Name, ipcapi.AllocationApply.Name,
 		ipcapi.SlurmAccountReevaluate.Name, ipcapi.SlurmAccountAdopt.Name)
 	for _, who := range []struct {
@@ -287,7 +287,19 @@ func TestUsers(t *testing.T) {
 	if rep.Results[0].Status != ipcapi.ResultOK {
 		t.Fatalf("%+v", rep)
 	}
-	for _, action := range []string{"user.add", "user.expire", "user.remove"} {
+	must(t, w, ipcapi.UserAdd, ipcapi.UserAddition{User: alice, Local: "kay", WaitMs: 10_000})
+	change := ipcapi.UserAccountChange{User: alice, UID: uidKay, Local: "lee", Reason: "typed wrong", DryRun: true}
+	for _, dry := range []bool{true, false} {
+		change.DryRun = dry
+		res := must(t, w, ipcapi.UserChange, change)
+		if res.OldLocalName != "kay" || res.LocalName != "lee" || res.State != "active" {
+			t.Fatalf("%+v", res)
+		}
+	}
+	if _, err := invoke(t, w, ipcapi.UserChange, change); !failure.Is(err, failure.Conflict) {
+		t.Fatalf("changed twice: %v", err)
+	}
+	for _, action := range []string{"user.add", "user.expire", "user.remove", "user.change"} {
 		if !strings.Contains(w.audit.String(), "action="+action+" result=ok") {
 			t.Errorf("%s is not audited:\n%s", action, w.audit)
 		}

@@ -18,9 +18,6 @@ import (
 	"ucloud-im/internal/usermap"
 )
 
-// methodOperator is what the mapping's Method says for connections that an operator made without a ticket.
-const methodOperator = "operator"
-
 // checkParallel is how many accounts of a list are looked up at a time; each may be a name service query.
 const checkParallel = 4
 
@@ -143,7 +140,7 @@ func (s *Service) userAdd(ctx context.Context, r *ipc.Request, req ipcapi.UserAd
 		return res, err
 	}
 	m, err := s.o.Users.Link(ctx, usermap.Link{
-		User: req.User, Local: req.Local, Method: methodOperator, By: by(r), ExpiresAt: req.ExpiresAt,
+		User: req.User, Local: req.Local, Method: usermap.MethodOperator, By: by(r), ExpiresAt: req.ExpiresAt,
 		NoApprove: req.NoApprove, DryRun: req.DryRun,
 	})
 	if err != nil {
@@ -178,4 +175,21 @@ func reasonOf(what, given string) string {
 		return what
 	}
 	return fmt.Sprintf("%s: %s", what, given)
+}
+
+// userChange gives a user another account.
+func (s *Service) userChange(ctx context.Context, r *ipc.Request, req ipcapi.UserAccountChange) (res ipcapi.UserAccountChanged, err error) {
+	defer func() {
+		s.audit(r, "user.change", err, slog.String("user", text(string(req.User))), slog.Uint64("uid", uint64(req.UID)),
+			slog.String("local", text(req.Local)), slog.String("reason", text(req.Reason)), slog.Bool("dryRun", req.DryRun))
+	}()
+	was, now, err := s.o.Users.Change(ctx, usermap.Change{
+		User: req.User, UID: req.UID, Local: req.Local, By: by(r), Reason: reasonOf("given another account by an operator", req.Reason), DryRun: req.DryRun,
+	})
+	if err != nil {
+		return res, refused(err)
+	}
+	return ipcapi.UserAccountChanged{
+		User: was.User, OldUID: was.UID, OldLocalName: was.LocalName, UID: now.UID, LocalName: now.LocalName, State: string(now.State),
+	}, nil
 }

@@ -343,8 +343,11 @@ func calls() map[string]caller {
 		ipcapi.UserAdd.Name: plain(ipcapi.UserAdd, func(r request) ipcapi.UserAddition {
 			return ipcapi.UserAddition{User: mary, Local: "lee", DryRun: true}
 		}),
-		ipcapi.UserExpire.Name:     plain(ipcapi.UserExpire, target),
-		ipcapi.UserRemove.Name:     plain(ipcapi.UserRemove, target),
+		ipcapi.UserExpire.Name: plain(ipcapi.UserExpire, target),
+		ipcapi.UserRemove.Name: plain(ipcapi.UserRemove, target),
+		ipcapi.UserChange.Name: plain(ipcapi.UserChange, func(r request) ipcapi.UserAccountChange {
+			return ipcapi.UserAccountChange{User: r.User, UID: uidKay, Local: "lee", DryRun: true}
+		}),
 		ipcapi.MeShow.Name:         plain(ipcapi.MeShow, empty),
 		ipcapi.MeDisconnect.Name:   plain(ipcapi.MeDisconnect, func(request) ipcapi.MeDisconnection { return ipcapi.MeDisconnection{} }),
 		ipcapi.ServiceVersion.Name: plain(ipcapi.ServiceVersion, empty),

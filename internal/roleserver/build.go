@@ -58,6 +58,7 @@ type parts struct {
 	keys    *signingkeys.Service
 	tickets *ticket.Method // nil when tickets are off
 	login
+	accountFinding
 	launcher *launcher.Launcher
 	tasks    *taskserver.Service
 	scripts  *scriptlog.Log
@@ -92,7 +93,7 @@ func (s *server) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		s.openStore, s.buildAuth, s.buildCore, s.buildKeys, s.buildIntents, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildWeb, s.buildLogin, s.buildHandlers, s.openSockets,
+		s.openStore, s.buildAuth, s.buildCore, s.buildKeys, s.buildIntents, s.buildUsers, s.buildLauncher, s.buildStorage, s.buildAccounts, s.buildJobs, s.buildWeb, s.buildLogin, s.buildAssigned, s.buildHandlers, s.openSockets,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -229,6 +230,7 @@ func (s *server) buildUsers(ctx context.Context) error {
 		Store: s.store, Users: s.users, Log: s.log,
 		PageURL:  cfg.Provider.Hosts.SelfPublic.URL() + integration.PagePath(cfg.Provider.ID.String()),
 		Lifetime: time.Duration(manual.Tickets.Lifetime), MaxOpenPerUser: manual.Tickets.MaxOpenPerUser, SelfService: manual.SelfService,
+		Issued: s.ticketIssued,
 	})
 	return err
 }

@@ -64,6 +64,9 @@ func (s *server) buildHandlers(context.Context) error {
 		method := s.withKeys(s.oidc)
 		o.Method, o.Keys, o.Logins, o.SelfPublic = method, method, s.oidc, cfg.Provider.Hosts.SelfPublic.URL()
 	}
+	if s.assigned != nil { // without keys, see package assigned
+		o.Method, o.Logins, o.SelfPublic = s.assigned, s.assigned, cfg.Provider.Hosts.SelfPublic.URL()
+	}
 	if s.handler, err = integration.New(s.verifier, o); err != nil {
 		return err
 	}

@@ -42,15 +42,12 @@ func (s *server) userActive(ctx context.Context, user ident.UCloudUser) {
 }
 
 // userInactive is told that a user's mapping has ended. The call that caused it must be answered quickly, so the
-// instance ends beside it.
+// instance ends beside it. Links, keys and what scripts are told have been ended with it, see [server.mappingEnded].
 func (s *server) userInactive(ctx context.Context, user ident.UCloudUser, uid ident.UID, reason string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	s.background.Go(func() {
 		defer cancel()
 		s.membershipChanged(ctx, user)
-		if err := s.tokens.RevokeUser(ctx, user); err != nil {
-			s.log.Error("links of a disconnected user were not revoked; they are refused as long as the user is not connected", "user", user, "error", err)
-		}
 		s.interfacesLost(ctx, user)
 		if err := s.tasks.UserInactive(ctx, user, uid); err != nil {
 			s.log.Error("tasks of a disconnected user were not cancelled, the next start does it", "user", user, "error", err)

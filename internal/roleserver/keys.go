@@ -52,6 +52,12 @@ func (s *server) activateKey(tx *store.Tx, user ident.UCloudUser, key string, a 
 
 // mappingEnded ends, with a mapping, what must not outlive it.
 func (s *server) mappingEnded(tx *store.Tx, was store.Mapping, cause usermap.Cause) error {
+	if _, err := tx.DeleteTokensOfUser(was.User); err != nil {
+		return err
+	}
+	if err := s.siteHooks.Ended(tx, was, cause); err != nil {
+		return err
+	}
 	return s.keys.EndOf(tx, was.User, "disconnected: "+string(cause))
 }
 

@@ -353,8 +353,13 @@ func unsupported(cfg *config.Config) config.Problems {
 		out = append(out, cfg.NewProblem(config.Error, "X-03", key, fmt.Sprintf(message, args...), remedy))
 	}
 	const guide = "use what this version offers, see docs/operator-guide.md"
-	if t := cfg.Services.Identity.Type; t != config.IdentityManual && t != config.IdentityOIDC {
-		refuse("services.identityManagement.type", guide, "identity management %q is not available in this version; Manual and OIDC are", t)
+	switch t := cfg.Services.Identity.Type; t {
+	case config.IdentityManual, config.IdentityOIDC, config.IdentityScripted, config.IdentityStatic:
+	default:
+		refuse("services.identityManagement.type", guide, "identity management %q is not available in this version; Manual, OIDC, Scripted and Static are", t)
+	}
+	if cfg.Services.Identity.ProjectGroups == "scripted" {
+		refuse("services.identityManagement.projectGroups", "write projectGroups: off, and give projects their groups by ucloud projects add", "groups of projects are not made by scripts in this version")
 	}
 	if cfg.UserInstances.Launcher == "systemd" {
 		refuse("userInstances.launcher", guide, `launcher "systemd" is not available in this version; sudo is`)
@@ -369,6 +374,15 @@ func unsupported(cfg *config.Config) config.Problems {
 	}
 	if o := cfg.Services.Identity.OIDC; o != nil {
 		program("services.identityManagement.oidc.onUserConnected", o.OnUserConnected)
+	}
+	program("services.identityManagement.manual.onTicketCreated", cfg.Services.Identity.Manual.OnTicketCreated)
+	if c := cfg.Services.Identity.Scripted; c != nil {
+		const key = "services.identityManagement.scripted."
+		program(key+"onUserConnected", c.OnUserConnected)
+		program(key+"onUserDisconnected", c.OnUserDisconnected)
+		if c.OnProjectUpdated.IsSet() || c.OnProjectArchived.IsSet() {
+			refuse(key+"onProject*", "remove it", "scripts are not told of projects in this version, except about Slurm accounts")
+		}
 	}
 	for name, fs := range cfg.Services.FileSystems.All() {
 		key := "services.fileSystems." + name

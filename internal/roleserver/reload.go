@@ -63,12 +63,13 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	accounts, accountsErr := s.accountsPlan(next)
 	states, statesErr := slurmStates(next)
 	applyLogin, loginErr := s.loginPlan(next)
+	applyAssigned, assignedErr := s.assignedPlan(next)
 	defer func() {
 		if s.config.Load() == old { // nothing has changed after all
 			s.runner.SetDefaults(scriptDefaults(old))
 		}
 	}()
-	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr, accountsErr, statesErr, loginErr); err != nil {
+	if err := errors.Join(keyErr, brandingErr, catalogueErr, planErr, accountsErr, statesErr, loginErr, assignedErr); err != nil {
 		return report, err
 	}
 	if dryRun {
@@ -84,7 +85,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	s.states.Store(states)
 	s.products.SetCatalog(catalogue)
 	s.tasks.SetLimits(next.Tasks.MaxPerUser, next.Tasks.MaxGlobal)
-	drivesErr := errors.Join(s.setStorage(ctx, plan), s.setAccounts(accounts), applyLogin())
+	drivesErr := errors.Join(s.setStorage(ctx, plan), s.setAccounts(accounts), applyLogin(), applyAssigned(ctx))
 	s.launcher.Reconfigure(ctx)
 	s.launcher.Recheck(ctx) // maintenance, limits of uids and denied users may stop an instance
 	return report, drivesErr

@@ -132,6 +132,7 @@ func (s *server) run(ctx context.Context) error {
 	start("signing keys", s.keys.Run)
 	start("tickets", s.expireTickets)
 	start("logins", s.runLogin)
+	start("accounts of users", s.runAssigned)
 	start("access token", s.core.Run)
 	start("products and events", s.followCore)
 	start("drives", s.drives.Run)

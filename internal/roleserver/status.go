@@ -33,8 +33,14 @@ func (s *server) status(ctx context.Context) ipcapi.StatusReport {
 		report.Health = report.Health.Worse(p.Health)
 		report.Parts = append(report.Parts, p)
 	}
+	more := []ipcapi.StatusPart{s.userHookStatus(ctx)}
 	if s.oidc != nil {
-		p := s.loginStatus()
+		more = append(more, s.loginStatus())
+	}
+	if s.static != nil {
+		more = append(more, s.accountFileStatus())
+	}
+	for _, p := range more {
 		report.Health = report.Health.Worse(p.Health)
 		report.Parts = append(report.Parts, p)
 	}

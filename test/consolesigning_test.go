@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ import (
 	"github.com/coder/websocket"
 
 	"ucloud-im/internal/devcore"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/testkit"
 )
 
@@ -227,7 +229,7 @@ func TestConsoleSigns(t *testing.T) {
 		t.Fatalf("claims %v", claims)
 	}
 	c := claims[0]
-	if iat, exp := c["iat"].(float64), c["exp"].(float64); exp-iat != 30 || iat < now-60 || iat > now+1 {
+	if iat, exp := c["iat"].(float64), c["exp"].(float64); exp-iat < 30 || exp-iat > 59 || iat < now-60 || iat > now+1 {
 		t.Errorf("times %v", c)
 	}
 	delete(c, "iat")
@@ -286,4 +288,57 @@ func TestConsoleSigns(t *testing.T) {
 	s.mu.Unlock()
 	p.do("search", chromedp.Click("#search-form button[type=submit]"))
 	p.until("the key to be gone", func() bool { return p.text("#fingerprint") == "" })
+
+	// The second form, with a key of its own kind.
+	p.do("choose the second form", chromedp.SetValue("#signing-form", "2"))
+	connect()
+	if text := p.text("#signing-state"); !strings.Contains(text, "EdDSA") {
+		t.Errorf("the key is %q", text)
+	}
+	s.taken()
+	p.do("make a folder", chromedp.SetValue("#folder", "more"), chromedp.Click("#folder-form button[type=submit]"))
+	p.until("the folder", func() bool {
+		claims = slices.DeleteFunc(append(claims, s.taken()...), func(c map[string]any) bool { return c["call"] != "files.createFolder" })
+		return len(claims) > 0
+	})
+	want, err := intent.Digest("files.createFolder", []byte(`{"items":[{"id":"/4/more","conflictPolicy":"RENAME"}]}`))
+	if c := claims[0]; err != nil || c["header.typ"] != "ucloud-intent+jwt" || c["aud"] != "rec" || len(fmt.Sprint(c["jti"])) < 22 || c["bdy"] != want {
+		t.Errorf("claims %v, want the digest %s, %v", c, want, err)
+	}
+	p.digests()
+}
+
+// digests compares the digests of the page with those of the provider, for the requests of the recordings and some odd ones.
+func (p *page) digests() {
+	p.t.Helper()
+	data, err := os.ReadFile("../internal/intent/testdata/recorded.json")
+	p.w.must(err)
+	var vectors []struct {
+		Call string          `json:"call"`
+		Sent json.RawMessage `json:"sent"`
+	}
+	p.w.must(json.Unmarshal(data, &vectors))
+	for _, odd := range []string{
+		`{"items":[{"id":"/4/\u00fc\ud83d\ude00\u0001\"\\\u2028","conflictPolicy":""},{},null,[[]],0,false]}`,
+		`{"items":[{"z":1,"\ufb33":2,"\ud83d\ude00":3,"a":1e21,"b":-0.0,"c":1e-7,"d":4.50,"resolvedX":1,"labels":{"resolvedY":"z","n":null}}]}`,
+	} {
+		vectors = append(vectors, struct {
+			Call string          `json:"call"`
+			Sent json.RawMessage `json:"sent"`
+		}{"files.createFolder", json.RawMessage(odd)})
+	}
+	list, err := json.Marshal(vectors)
+	p.w.must(err)
+	eval[bool](p, `(import("./signing.js").then((m) => Promise.all(`+string(list)+`.map((v) => m.digest(v.call, v.sent)))).then(
+		(d) => { window.digests = d; }, (e) => { window.digests = [String(e)]; }), true)`)
+	p.until("the digests", func() bool { return eval[bool](p, `!!window.digests`) })
+	got := eval[[]string](p, `window.digests`)
+	if len(got) != len(vectors) || len(got) < 20 {
+		p.t.Fatalf("%d digests of %d: %v", len(got), len(vectors), got)
+	}
+	for i, v := range vectors {
+		if want, err := intent.Digest(v.Call, v.Sent); err != nil || got[i] != want {
+			p.t.Errorf("%s %s: %s, want %s, %v", v.Call, v.Sent, got[i], want, err)
+		}
+	}
 }

@@ -35,11 +35,12 @@ type demoRun struct {
 
 var consoleURL = regexp.MustCompile(`(http://127\.0\.0\.1:\d+)/#key=([0-9a-f]+)`)
 
-func startDemo(t *testing.T, dir string, credential *syscall.Credential) *demoRun {
+func startDemo(t *testing.T, dir string, credential *syscall.Credential, flags ...string) *demoRun {
 	t.Helper()
 	d := &demoRun{t: t, out: &ring{}}
 	port := freePort(t)
-	d.cmd = exec.Command(filepath.Join(dir, "ucloud-dev"), "demo", "--core-port", fmt.Sprint(freePort(t)), "--gateway-port", fmt.Sprint(port))
+	flags = append([]string{"demo", "--core-port", fmt.Sprint(freePort(t)), "--gateway-port", fmt.Sprint(port)}, flags...)
+	d.cmd = exec.Command(filepath.Join(dir, "ucloud-dev"), flags...)
 	d.cmd.Dir = "/"
 	d.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/"}
 	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
@@ -231,6 +232,44 @@ func TestDemoAsRoot(t *testing.T) {
 		if _, err := os.Lstat(path); err == nil {
 			t.Errorf("%s is still there", path)
 		}
+	}
+}
+
+// TestDemoSigned: the demo with signed intents required, and with a Core in wrong hands. The tour is signed; what somebody makes
+// of it is refused.
+func TestDemoSigned(t *testing.T) {
+	accounts.Require(t)
+	dir := demoPrograms(t)
+	dev := filepath.Join(dir, "ucloud-dev")
+	defer exec.Command(dev, "demo-clean").Run()
+	d := startDemo(t, dir, nil, "--signed-intents", "require", "--taken-over")
+	d.toured()
+	if out := d.out.String(); !strings.Contains(out, "signed with the key SHA256:") || !strings.Contains(out, "This Core is in wrong hands") {
+		t.Errorf("it does not say what is different:\n%s", out)
+	}
+	console := consoleURL.FindString(d.out.String())
+	out, err := exec.Command(dev, "captured", "--console", console).CombinedOutput()
+	m := regexp.MustCompile(`(?m)^([0-9]+) .* Mary#1834 +POST /ucloud/demo/files/copy +yes$`).FindStringSubmatch(string(out))
+	if err != nil || m == nil {
+		t.Fatalf("captured: %v\n%s", err, out)
+	}
+	for _, tc := range []struct {
+		want string
+		args []string
+	}{
+		{"482\n", []string{"--replay", m[1], "--body", `{"items":[{"oldId":"/1/a","newId":"/1/pwned"}]}`}},
+		{"482\n", []string{"--replay", m[1], "--no-intent"}},
+		{"482\n", []string{"--replay", m[1], "--intent", "x.y.z", "--path", "/ucloud/demo/files/trash"}},
+		{"482\n", []string{"--user", "Mary#1834", "--method", "POST", "--path", "/ucloud/demo/files/folder", "--body", `{"items":[]}`}},
+	} {
+		out, err := exec.Command(dev, append([]string{"forge", "--console", console}, tc.args...)...).CombinedOutput()
+		if err != nil || !strings.HasPrefix(string(out), tc.want) {
+			t.Errorf("forge %q: %v %s, want %s", tc.args, err, out, tc.want)
+		}
+	}
+	d.end()
+	if out, err := exec.Command(dev, "demo-clean").CombinedOutput(); err != nil {
+		t.Errorf("demo-clean: %v %s", err, out)
 	}
 }
 

@@ -36,6 +36,8 @@ type computeSettings struct {
 	slurm string // more of the section slurm
 	poll  string // its section poll; empty: jobs are looked at every second
 	tls   bool
+
+	intents string // see settings
 }
 
 // newCluster starts a world with Slurm. The server makes the account of the workspace itself, as an operator of Slurm.
@@ -45,7 +47,7 @@ func newCluster(t *testing.T, set computeSettings) *cluster {
 	if set.poll == "" {
 		set.poll = "jobs: 1s, usage: 5s"
 	}
-	c.world = newWorld(t, settings{tls: set.tls, firstID: int(time.Now().UnixMilli() % 1e9), services: func(w *world) string {
+	c.world = newWorld(t, settings{tls: set.tls, intents: set.intents, firstID: int(time.Now().UnixMilli() % 1e9), services: func(w *world) string {
 		// Added before anything else that is cleaned up, so that jobs are ended while their user exists.
 		c.account, c.project = c.slurm.AccountName(t), c.slurm.AccountName(t)
 		operators := c.slurm.Account(t, w.site.Service.Name)
@@ -86,7 +88,11 @@ services:
 	testkit.Eventually(t, "the machines to be declared and supported", func() bool { return len(c.core.Machines()) == 2 })
 	c.ada = c.addPerson("Ada#1815")
 	c.must(c.core.Allocate(ident.Owner{User: c.ada.name}, machines, 1_000_000))
-	c.connect(c.ada)
+	if set.intents != "" {
+		c.connectSigned(c.ada)
+	} else {
+		c.connect(c.ada)
+	}
 	c.slurm.WaitAssociation(t, c.account, c.ada.account.Name)
 	return c
 }
@@ -132,7 +138,8 @@ func (c *cluster) product(cores int) providerapi.ProductReference {
 // submit submits a job as a user of UCloud.
 func (c *cluster) submit(spec providerapi.JobSpecification) string {
 	c.t.Helper()
-	id, err := c.core.Submit(c.t.Context(), c.ada.name, "", spec)
+	ctx := c.core.WithIntents(c.t.Context(), c.sign(c.ada, "jobs.create"))
+	id, err := c.core.Submit(ctx, c.ada.name, "", spec)
 	if err != nil {
 		c.t.Fatalf("submit %s: %v", spec.Name, err)
 	}

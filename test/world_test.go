@@ -75,6 +75,7 @@ type world struct {
 	gateway  *supervised
 	tokens   map[ident.UCloudUser]string
 	tokensMu sync.Mutex
+	signers  map[ident.UCloudUser]*browserKey
 }
 
 type settings struct {
@@ -86,6 +87,7 @@ type settings struct {
 	database  string // text of the database section
 	instances string // a line of the userInstances section
 	firstID   int    // where Core's ids begin
+	intents   string // mode of signed intents; not empty: Core forwards them, and can be taken over
 	tls       bool   // the gateway ends TLS, with a certificate for 127.0.0.1 that only config/tls.pem vouches for
 
 	services func(w *world) string // replaces the section services; nil: an unmanaged provider
@@ -99,7 +101,7 @@ func newWorld(t *testing.T, set settings) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, site: accounts.New(t, "e2e"), tokens: map[ident.UCloudUser]string{}}
+	w := &world{t: t, site: accounts.New(t, "e2e"), tokens: map[ident.UCloudUser]string{}, signers: map[ident.UCloudUser]*browserKey{}}
 	if w.base, err = os.MkdirTemp("/var/lib", "imt-e2e-"); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +125,7 @@ func newWorld(t *testing.T, set settings) *world {
 	if set.tls {
 		w.certificate(port)
 	}
-	w.startCore(set.firstID)
+	w.startCore(set)
 	w.configure(set, port)
 	w.server = supervise(t, w, "server")
 	w.gateway = supervise(t, w, "gateway")
@@ -179,11 +181,12 @@ func (w *world) installUcloud(from string) {
 	w.must(os.Rename(w.ucloud+".new", w.ucloud))
 }
 
-func (w *world) startCore(firstID int) {
+func (w *world) startCore(set settings) {
 	w.t.Helper()
 	core, err := devcore.New(devcore.Options{
-		Provider: provider, FirstID: firstID, ProviderURL: w.gateURL, PollInterval: 500 * time.Millisecond, ConsoleKey: "secret", SameProviderTransfers: true,
+		Provider: provider, FirstID: set.firstID, ProviderURL: w.gateURL, PollInterval: 500 * time.Millisecond, ConsoleKey: "secret", SameProviderTransfers: true,
 		Log: slog.New(slog.DiscardHandler), RetryPause: 500 * time.Millisecond, Transport: w.trust,
+		Signing: set.intents != "", TakeOver: set.intents != "",
 	})
 	w.must(err)
 	w.core = core
@@ -211,7 +214,10 @@ func (w *world) configure(set settings, port int) {
 	if set.database == "" {
 		set.database = "type: sqlite, path: " + filepath.Join(w.base, "state/ucloud.db")
 	}
-	scheme, gatewayTLS := "http", ""
+	scheme, gatewayTLS, intents := "http", "", ""
+	if set.intents != "" {
+		intents = "  core: { signedIntents: { mode: \"" + set.intents + "\" } }\n"
+	}
 	if set.tls {
 		scheme = "https"
 		gatewayTLS = fmt.Sprintf("  tls: { certificate: %[1]s/config/tls.pem, key: { file: %[1]s/config/tls.key } }\n", w.base)
@@ -222,7 +228,7 @@ provider:
   hosts:
     ucloud: { address: 127.0.0.1, port: %[2]s, scheme: http }
     self: { address: 127.0.0.1, port: %[3]d, scheme: %[15]s }
-development: { enabled: true }
+%[17]sdevelopment: { enabled: true }
 gateway:
   listen: ["127.0.0.1:%[3]d"]
 %[16]smetrics: { listen: "127.0.0.1:%[4]d" }
@@ -251,7 +257,7 @@ services:
         home: { entity: User, pattern: "%[12]s", title: Home, freeQuota: 0 }
         work: { entity: Project, pattern: "%[5]s/projects/#{ucloudProjectId}", title: "Work" }
 %[13]s`, provider, corePort, port, freePort(w.t), w.base, set.database, w.site.Group, w.user, w.site.Service.Name, set.idle,
-		category, w.homePattern(), set.extra, set.instances, scheme, gatewayTLS)
+		category, w.homePattern(), set.extra, set.instances, scheme, gatewayTLS, intents)
 	if set.services != nil {
 		config = config[:strings.Index(config, "\nservices:")] + set.services(w)
 	}
@@ -286,8 +292,12 @@ func (w *world) cli(args ...string) (string, error) {
 	return string(out), nil
 }
 
-// call makes an end user's call on Core.
+// call makes an end user's call on Core, signed if the user's browser has a key.
 func (w *world) call(who ident.UCloudUser, method, path string, body, answer any) error {
+	return w.callSigned(who, w.signed(who, method, path, body), method, path, body, answer)
+}
+
+func (w *world) callSigned(who ident.UCloudUser, intent, method, path string, body, answer any) error {
 	w.tokensMu.Lock()
 	token := w.tokens[who]
 	if token == "" {
@@ -308,6 +318,9 @@ func (w *world) call(who ident.UCloudUser, method, path string, body, answer any
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
+	if intent != "" {
+		req.Header.Set("UCloud-Signed-Intent", intent)
+	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err

@@ -42,6 +42,9 @@ type Options struct {
 	Out         io.Writer
 	Version     string
 	LogLevel    string
+
+	SignedIntents string // the provider's policy: off, log or require; with the latter two, Core forwards what users sign
+	TakenOver     bool   // Core is in wrong hands, see [Attacker]
 }
 
 // layout is where the demo keeps things.

@@ -112,6 +112,10 @@ provider:
   hosts:
     ucloud: { address: 127.0.0.1, port: {{.CorePort}}, scheme: http }
     self: { address: 127.0.0.1, port: {{.GatewayPort}}, scheme: http }
+{{- if .Signing}}
+  core:
+    signedIntents: { mode: "{{.SignedIntents}}" }
+{{- end}}
 development:
   enabled: true # plain http on loopback
 {{- if not .Partition}}
@@ -181,7 +185,7 @@ func (l *layout) configure(o Options, core *devcore.Core) error {
 		"Provider": Provider, "CorePort": o.CorePort, "GatewayPort": o.GatewayPort, "MetricsPort": o.GatewayPort + 1,
 		"Run": l.run, "State": l.state, "Logs": l.logs, "LogLevel": o.LogLevel, "Base": l.base, "Self": !l.root,
 		"Group": l.userGroup, "Service": deniedService, "Programs": l.programs, "Category": category,
-		"Home": l.home, "Projects": l.projects, "Partition": l.partition, "Machines": machines,
+		"Home": l.home, "Projects": l.projects, "Partition": l.partition, "Machines": machines, "Signing": o.signing(), "SignedIntents": o.SignedIntents,
 	})
 	if err != nil {
 		return err

@@ -23,6 +23,7 @@ import (
 	"ucloud-im/internal/devcore"
 	"ucloud-im/internal/devcore/console"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/intent"
 )
 
 // projectID is the id of the demo's project. It is fixed so that its directory is found again.
@@ -64,6 +65,7 @@ func Run(ctx context.Context, o Options) error {
 	core, err := devcore.New(devcore.Options{
 		Provider: Provider, ProviderURL: fmt.Sprintf("http://127.0.0.1:%d", o.GatewayPort), ConsoleKey: key,
 		PollInterval: 2 * time.Second, FirstID: int(time.Now().Unix() - 1_700_000_000), Log: slog.New(slog.NewTextHandler(o.Out, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Signing: o.signing(), TakeOver: o.TakenOver,
 	})
 	if err != nil {
 		return err
@@ -72,6 +74,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	return l.serve(ctx, o, core, key, say)
+}
+
+// signing tells whether users sign what they ask for.
+func (o Options) signing() bool {
+	return o.SignedIntents == intent.ModeLog || o.SignedIntents == intent.ModeRequire
 }
 
 func randomKey() string {
@@ -234,6 +241,10 @@ func (l *layout) explain(o Options, key string, say func(string, ...any)) {
 	if l.root {
 		say("     or as the user: su - %s -c '%s --socket %s connect TICKET'", l.people[0].local, ucloud, l.socket())
 	}
+	if o.signing() {
+		say("     The console has made a key; its fingerprint has to be the one on the page with the ticket. Add it to the command")
+		say("     of the operator: --key SHA256:... The user is asked instead. Signed intents: %s.", o.SignedIntents)
+	}
 	say("  4. In the console, open the drive Home and upload, download, copy, move, search and trash files;")
 	say("     look at the result with ls -l in the home directory. Submit a job, look at its log, open a terminal in it.")
 	if l.partition != "" {
@@ -243,6 +254,12 @@ func (l *layout) explain(o Options, key string, say func(string, ...any)) {
 		say("     That is for trying out only. `make demo SLURM=1`, as root, starts a Slurm for it.")
 	}
 	say("")
+	if o.TakenOver {
+		say("This Core is in wrong hands. What users have really sent, and a request that none of them has:")
+		say("  %s captured --console 'http://127.0.0.1:%d/#key=%s'", filepath.Join(o.Programs, "ucloud-dev"), o.CorePort, key)
+		say("  %s forge --console ... --replay N --body '...' [--no-intent]", filepath.Join(o.Programs, "ucloud-dev"))
+		say("")
+	}
 	say("See also: %s --socket %s status | users list | instances list", ucloud, l.socket())
 	say("Configuration: %s   Logs: %s", l.config, l.logs)
 	if l.root {

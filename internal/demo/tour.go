@@ -23,6 +23,7 @@ import (
 
 	"ucloud-im/internal/devcore"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/intent"
 	"ucloud-im/internal/providerapi"
 	uploadclient "ucloud-im/internal/uploads/client"
 )
@@ -40,6 +41,7 @@ type tour struct {
 	who   person
 	sim   *devcore.Core
 	token string
+	key   *browserKey // nil: nothing is signed
 	http  *http.Client
 	say   func(format string, args ...any)
 }
@@ -103,6 +105,13 @@ func (t *tour) call(ctx context.Context, method, target string, body, answer any
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+t.token)
+	signed, err := t.key.intent(nameOf(method, target), t.who.ucloud)
+	if err != nil {
+		return err
+	}
+	if signed != "" {
+		req.Header.Set(intent.HeaderSignedIntent, signed)
+	}
 	res, err := t.http.Do(req)
 	if err != nil {
 		return err
@@ -156,7 +165,15 @@ func (t *tour) connect(ucloud, socket string) func(context.Context) error {
 		if err := t.call(ctx, http.MethodPost, "/api/providers/integration/connect", map[string]string{"provider": Provider}, &res); err != nil {
 			return err
 		}
-		page, err := t.get(ctx, res.RedirectTo)
+		next, confirmed := res.RedirectTo, []string{}
+		if t.key != nil {
+			var err error
+			confirmed = []string{"--key", t.key.fingerprint}
+			if next, err = t.give(ctx, next); err != nil {
+				return err
+			}
+		}
+		page, err := t.get(ctx, next)
 		if err != nil {
 			return err
 		}
@@ -164,11 +181,14 @@ func (t *tour) connect(ucloud, socket string) func(context.Context) error {
 		if ticket == nil {
 			return errors.New("the provider's page shows no ticket")
 		}
-		out, err := exec.CommandContext(ctx, ucloud, "--socket", socket, "connect", string(ticket), t.who.local, "--yes").CombinedOutput()
+		out, err := exec.CommandContext(ctx, ucloud, append([]string{"--socket", socket, "connect", string(ticket), t.who.local, "--yes"}, confirmed...)...).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("ucloud connect: %w: %s", err, bytes.TrimSpace(out))
 		}
 		t.say("  %-9s %s is %s now: ucloud connect %s… %s", "connect", t.who.ucloud, t.who.local, ticket[:4], t.who.local)
+		if t.key != nil {
+			t.say("  %-9s everything from here on is signed with the key %s", "key", t.key.fingerprint)
+		}
 		return nil
 	}
 }
@@ -397,8 +417,12 @@ func (t *tour) search(ctx context.Context, _, folder string) (string, error) {
 	}
 	defer conn.CloseNow()
 	conn.SetReadLimit(16 << 20)
+	signed, err := t.key.intent("files.streamingSearch", t.who.ucloud)
+	if err != nil {
+		return "", err
+	}
 	request, err := json.Marshal(map[string]any{
-		"call": "files.streamingSearch", "streamId": "0", "bearer": t.token, "project": nil,
+		"call": "files.streamingSearch", "streamId": "0", "bearer": t.token, "project": nil, "signedIntent": signed,
 		"payload": map[string]any{"query": "report", "currentFolder": folder, "flags": map[string]bool{"includeSizes": true}},
 	})
 	if err != nil {
@@ -468,6 +492,12 @@ func (t *tour) trash(ctx context.Context, root, _ string) (string, error) {
 func (l *layout) guide(ctx context.Context, o Options, core *devcore.Core, say func(string, ...any)) error {
 	t := &tour{core: fmt.Sprintf("http://127.0.0.1:%d", o.CorePort), who: l.tourist, sim: core, say: say, token: core.Login(ident.UCloudUser(l.tourist.ucloud))}
 	var connect func(context.Context) error
+	if o.signing() {
+		var err error
+		if t.key, err = newBrowserKey(); err != nil {
+			return err
+		}
+	}
 	title := "Home"
 	if l.root {
 		connect = t.connect(filepath.Join(l.programs, "ucloud"), l.socket())

@@ -133,7 +133,7 @@ func (c *Core) endUser(h func(w http.ResponseWriter, r *http.Request, who ident.
 			errorBody(w, http.StatusForbidden, "Forbidden")
 			return
 		}
-		h(w, r.WithContext(c.withIntents(r.Context(), r.Header.Values(headerIntent)...)), who)
+		h(w, r.WithContext(c.WithIntents(r.Context(), r.Header.Values(headerIntent)...)), who)
 	}
 }
 

@@ -45,7 +45,7 @@ func (c *Core) serveFollow(w http.ResponseWriter, r *http.Request) {
 		endSocket(r.Context(), user, req.StreamID, &CallError{StatusCode: http.StatusForbidden, Why: "Write permission is required"})
 		return
 	}
-	ctx, cancel := context.WithCancel(user.CloseRead(c.withIntents(r.Context(), req.SignedIntent))) // ends when the end user leaves
+	ctx, cancel := context.WithCancel(user.CloseRead(c.WithIntents(r.Context(), req.SignedIntent))) // ends when the end user leaves
 	defer cancel()
 	say := func(m followUpdate) error {
 		return send(ctx, user, socketMessage{Type: "message", StreamID: req.StreamID, Payload: m})

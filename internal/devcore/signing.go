@@ -3,6 +3,7 @@ package devcore
 import (
 	"context"
 	"net/http"
+	"slices"
 )
 
 // headerIntent carries what the user's browser has signed (contract 01 section 7).
@@ -14,8 +15,9 @@ const headerIntent = "UCloud-Signed-Intent"
 
 type intentsKey struct{}
 
-// withIntents remembers what the user has signed for the calls of the provider that this call needs.
-func (c *Core) withIntents(ctx context.Context, intents ...string) context.Context {
+// WithIntents remembers what the user has signed for the calls of the provider that this call needs.
+func (c *Core) WithIntents(ctx context.Context, intents ...string) context.Context {
+	intents = slices.DeleteFunc(slices.Clone(intents), func(s string) bool { return s == "" })
 	if !c.opt.Signing || len(intents) == 0 {
 		return ctx
 	}

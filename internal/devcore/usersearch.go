@@ -130,7 +130,7 @@ func (c *Core) serveSearch(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusNotFound, "This drive cannot be searched")
 		return
 	}
-	ctx := user.CloseRead(c.withIntents(r.Context(), req.SignedIntent)) // ends when the end user stops the search
+	ctx := user.CloseRead(c.WithIntents(r.Context(), req.SignedIntent)) // ends when the end user stops the search
 	provider, err := c.openSearch(ctx, who, drive, req.Payload)
 	if err != nil {
 		c.log.Warn("search at the provider", "error", err)

@@ -22,10 +22,12 @@ export function owned(resource) { projects.set(resource.id, resource.owner.proje
 
 // projectOf is the project in which a call is made: that of the drive or job which it is about.
 function projectOf(path, body) {
-  const item = body?.items?.[0] || body || {}, query = new URLSearchParams(path.split("?")[1]);
-  const id = item.oldId || item.folder || item.currentFolder || item.jobId || item.id || query.get("path") || query.get("id") || "";
+  const item = body?.items?.[0] || body || queryOf(path);
+  const id = String(item.oldId || item.folder || item.currentFolder || item.jobId || item.path || item.id || "");
   return projects.get(id.startsWith("/") ? driveOf(id) : id) || null;
 }
+
+const queryOf = (path) => Object.fromEntries(new URLSearchParams(path.split("?")[1]));
 
 let onRefused = () => {};
 
@@ -41,7 +43,7 @@ export async function refused() {
 // call makes a call at Core. Its error is a sentence for people.
 export async function call(method, path, body, headers = {}) {
   let res;
-  const signed = await intent(callName(method, path), session.user, headers.Project || projectOf(path, body));
+  const signed = await intent(callName(method, path), session, headers.Project || projectOf(path, body), body || queryOf(path));
   if (signed) headers = { ...headers, "UCloud-Signed-Intent": signed };
   try {
     res = await fetch(path, {
@@ -65,7 +67,7 @@ export async function call(method, path, body, headers = {}) {
 export function socket(path, name, payload) {
   const ws = new WebSocket(location.origin.replace(/^http/, "ws") + path);
   ws.addEventListener("open", async () => {
-    const signed = await intent(name, session.user, projectOf(path, payload));
+    const signed = await intent(name, session, projectOf(path, payload), payload);
     ws.send(JSON.stringify({ call: name, streamId: "0", bearer: session.token, project: null, payload, ...(signed ? { signedIntent: signed } : {}) }));
   });
   return ws;

@@ -33,10 +33,21 @@ const names = {
   "POST /api/jobs/interactiveSession": "jobs.openInteractiveSession",
 };
 
+// newer are calls that came after the web client's table was made: it cannot sign them, which providers have to put up with.
+// The second form, which is new as well, has names for them.
+const newer = {
+  "POST /api/files/collections/updateLabels": "files.collections.updateLabels",
+  "POST /api/jobs/updateLabels": "jobs.updateLabels",
+  "POST /api/jobs/openTerminalInFolder": "jobs.openTerminalInFolder",
+  "POST /api/jobs/requestDynamicParameters": "jobs.requestDynamicParameters",
+  "POST /api/tasks/pauseOrCancel": "tasks.pauseOrCancel",
+};
+
 // nameOf gives the name of a call; "" if it has none, and so no signature. A query, a slash at the end and repeated slashes do
 // not count.
 export function nameOf(method, path) {
-  return names[method + " " + path.replace(/[?#].*$/, "").replace(/\/+/g, "/").replace(/(.)\/$/, "$1")] || "";
+  const call = method + " " + path.replace(/[?#].*$/, "").replace(/\/+/g, "/").replace(/(.)\/$/, "$1");
+  return names[call] || (current?.form === 2 && newer[call]) || "";
 }
 
 function storage() {
@@ -131,12 +142,88 @@ export async function drop() {
   if (was) await stored("readwrite", (s) => s.delete(was.user));
 }
 
-// intent signs that the user makes a call now, in a project or, null, in no project. It is "" without a key, and for calls
-// without a name.
-export async function intent(call, user, project) {
+// intent signs that the user makes a call now, in a project or, null, in no project. request is what the call asks for: its
+// body, or its query as an object. It is "" without a key, and for calls without a name.
+export async function intent(call, { user, provider }, project, request) {
   if (!current || current.user !== user || !call) return "";
+  const claims = { ...times(), call, username: user, project: project || null };
+  if (current.form !== 2) return jws({ typ: "JWT", alg: current.algorithm }, claims);
+  const jti = base64url(crypto.getRandomValues(new Uint8Array(16)));
+  const bdy = await digest(call, request || {});
+  return jws({ typ: "ucloud-intent+jwt", alg: current.algorithm }, { ...claims, aud: provider, jti, bdy });
+}
+
+// digest is what the second form says of a request (docs/protocol-intents.md). Core rewrites requests on their way, so both sides
+// leave out what it adds, and what is empty, and compare the rest.
+export async function digest(call, request) {
+  return base64url(await crypto.subtle.digest("SHA-256", bytes(canonical(whatCounts(call, request)))));
+}
+
+const only = (object, ...members) => Object.fromEntries(members.filter((m) => m in object).map((m) => [m, object[m]]));
+const composed = ["files.transfer", "jobs.attachResource", "jobs.detachResource"];
+
+function whatCounts(call, request) {
+  const last = call.slice(call.lastIndexOf(".") + 1);
+  if (composed.includes(call) || last === "updateLabels" || call.startsWith("ssh_keys.") || call.startsWith("shares.")) return {};
+  switch (call) {
+    case "files.browse": request = only(request, "path"); break;
+    case "files.retrieve": case "jobs.follow": request = only(request, "id"); break;
+    case "files.streamingSearch": case "files.search": request = only(request, "query", "currentFolder"); break;
+    case "jobs.create": request = { ...request, items: request.items.map(withoutExtras) }; break;
+  }
+  if (request.type === "bulk") {
+    const { type, ...rest } = request;
+    request = rest;
+  }
+  return reduced(request, false) ?? {};
+}
+
+function withoutExtras({ sshEnabled, parameters, ...job }) {
+  if (!parameters) return job;
+  const { ucMetricSampleRate, ...kept } = parameters;
+  return { ...job, parameters: kept };
+}
+
+// plain undoes JSON.rawJSON, with which numbers are sent as they were typed.
+const plain = (v) => (v !== null && typeof v === "object" && JSON.isRawJSON?.(v) ? Number(v.rawJSON) : v);
+
+// reduced leaves out what Core adds and what is empty; undefined: nothing is left. The members of a map are named by the user.
+function reduced(v, isMap) {
+  v = plain(v);
+  if (Array.isArray(v)) return v.length ? v.map((item) => keep(reduced(item, false), item)) : undefined;
+  if (v === null || typeof v !== "object") return v || undefined;
+  const out = {};
+  for (const [name, value] of Object.entries(v)) {
+    if (!isMap && name.startsWith("resolved")) continue;
+    const r = reduced(value, !isMap && (name === "parameters" || name === "labels"));
+    if (r !== undefined) out[name] = r;
+  }
+  return Object.keys(out).length ? out : undefined;
+}
+
+// keep is for the items of lists, which stay even if they are empty.
+function keep(r, was) {
+  if (r !== undefined) return r;
+  was = plain(was);
+  return Array.isArray(was) ? [] : was !== null && typeof was === "object" ? {} : was;
+}
+
+// canonical writes JSON in its one form (RFC 8785).
+function canonical(v) {
+  if (Array.isArray(v)) return "[" + v.map(canonical).join(",") + "]";
+  if (v === null || typeof v !== "object") return JSON.stringify(v);
+  return "{" + Object.keys(v).sort().map((k) => JSON.stringify(k) + ":" + canonical(v[k])).join(",") + "}";
+}
+
+// times are the times of an intent. The web client makes one and the same intent for all calls of a name in a second, and the
+// provider cannot tell the second from somebody's replay of the first. Here no two are alike: the second lives longer.
+let second = 0, more = 0;
+
+function times() {
   const iat = Math.floor(Date.now() / 1000);
-  return jws({ typ: "JWT", alg: current.algorithm }, { iat, exp: iat + life, call, username: user, project: project || null });
+  more = iat === second ? more + 1 : 0;
+  second = iat;
+  return { iat, exp: iat + life + more % life };
 }
 
 async function jws(header, payload) {

@@ -184,7 +184,7 @@ func (l *Links) Origin(r *http.Request) (string, error) {
 // Anything that is not a plain http or https origin gives "".
 func normalOrigin(s string) string {
 	u, err := url.Parse(s)
-	if err != nil || u.User != nil || u.Opaque != "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" || u.Host == "" {
+	if err != nil || u.User != nil || u.Opaque != "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" || u.Hostname() == "" {
 		return ""
 	}
 	scheme, port := strings.ToLower(u.Scheme), u.Port()

@@ -270,10 +270,10 @@ func withoutSecrets(raw []byte) (string, error) {
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return "", failure.Wrap(err, failure.Invalid, "The description of the job cannot be read")
 	}
-	delete(doc, "updates")
+	without(doc, "updates")
 	if err := edit(doc, "status", func(status map[string]json.RawMessage) error {
 		for _, long := range []string{"resolvedApplication", "resolvedProduct", "resolvedSupport", "jobParametersJson"} {
-			delete(status, long)
+			without(status, long)
 		}
 		return nil
 	}); err != nil {
@@ -296,6 +296,7 @@ func withoutSecrets(raw []byte) (string, error) {
 		}); err != nil {
 			return err
 		}
+		unambiguous(spec, "resources")
 		var list, kept []json.RawMessage
 		if err := json.Unmarshal(spec["resources"], &list); err != nil || list == nil {
 			delete(spec, "resources")
@@ -317,8 +318,28 @@ func withoutSecrets(raw []byte) (string, error) {
 	return string(b), err
 }
 
+// without removes a member however its name is written: package json reads "Specification" as "specification", and so would
+// whoever decodes the document later.
+func without(doc map[string]json.RawMessage, key string) {
+	for name := range doc {
+		if strings.EqualFold(name, key) {
+			delete(doc, name)
+		}
+	}
+}
+
+// unambiguous leaves of a member only what has its exact name.
+func unambiguous(doc map[string]json.RawMessage, key string) {
+	exact, ok := doc[key]
+	without(doc, key)
+	if ok {
+		doc[key] = exact
+	}
+}
+
 // edit changes an object within an object; one that is not there, or is no object, is removed.
 func edit(doc map[string]json.RawMessage, key string, f func(map[string]json.RawMessage) error) error {
+	unambiguous(doc, key)
 	var inner map[string]json.RawMessage
 	if err := json.Unmarshal(doc[key], &inner); err != nil || inner == nil {
 		delete(doc, key)

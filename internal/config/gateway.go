@@ -20,6 +20,7 @@ type TLS struct {
 	Certificate Path      `key:"certificate" need:"yes" exists:"file" doc:"Certificate chain, PEM. Names must cover selfPublic and, with web access, * and the suffix."`
 	Key         SecretRef `key:"key" need:"yes" doc:"Private key, PEM: { file: /path } or just the path."`
 	MinVersion  string    `key:"minVersion" enum:"1.2,1.3" default:"\"1.2\"" flags:"numeric" doc:"Lowest TLS version."`
+	HSTS        Duration  `key:"hsts" flags:"added" default:"30d" min:"0s" max:"730d" doc:"How long browsers remember to use nothing but TLS for selfPublic, whatever the port (Strict-Transport-Security, RFC 6797); 0 = do not tell them. Not for hosts of web applications, and not with development.enabled."`
 }
 
 // GatewayLimits bound what one client can use.

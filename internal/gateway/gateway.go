@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -189,6 +190,9 @@ func (ex *exchange) serve(r *http.Request) error {
 			return over
 		}
 		return ex.serveWeb(r, host)
+	}
+	if r.TLS != nil && ex.settings.HSTS > 0 { // not over plain HTTP (RFC 6797 section 7.2)
+		ex.w.Header().Set("Strict-Transport-Security", "max-age="+strconv.FormatInt(int64(ex.settings.HSTS/time.Second), 10))
 	}
 	id, query, err := ex.sanitise(r)
 	if err != nil {

@@ -63,9 +63,11 @@ type Settings struct {
 	// TrustedProxies are the peers whose forwarding headers are believed (gateway.trustedProxies).
 	TrustedProxies []netip.Prefix
 	AccessLog      bool // gateway.accessLog.enabled
-	Web            Web
-	Hold           Hold
-	Limits         Limits
+	// HSTS is how long browsers remember that these hosts have TLS (gateway.tls.hsts, RFC 6797). 0: they are not told.
+	HSTS   time.Duration
+	Web    Web
+	Hold   Hold
+	Limits Limits
 }
 
 // Hold bounds the requests that wait for an instance or for IM/Server (gateway.hold). Questions about one-time tokens have

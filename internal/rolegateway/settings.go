@@ -38,7 +38,12 @@ func load(dir string) (*config.Config, config.Problems) {
 // settings is what can change while the gateway runs.
 func settings(c *config.Config) gateway.Settings {
 	g := &c.Gateway
+	hsts := time.Duration(0)
+	if g.TLS != nil && !c.Development.Enabled {
+		hsts = time.Duration(g.TLS.HSTS)
+	}
 	return gateway.Settings{
+		HSTS:           hsts,
 		Provider:       c.Provider.ID.String(),
 		Hosts:          []string{c.Provider.Hosts.SelfPublic.Address, c.Provider.Hosts.Self.Address},
 		LoopbackHosts:  c.Development.Enabled,

@@ -336,7 +336,7 @@ func (c *cluster) disk(secrets *canaries) {
 	// Records of instances and the gateway's table hold the keys of routes, and nobody else reads them.
 	states, _ := os.ReadDir(filepath.Join(c.base, "state"))
 	for _, e := range states {
-		if e.Name() != "instances" && e.Name() != "gateway-routes.json" {
+		if e.Name() != "instances" && e.Name() != "gateway" {
 			walk(filepath.Join(c.base, "state", e.Name()), true)
 		}
 	}

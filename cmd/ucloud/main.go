@@ -35,7 +35,7 @@ func hooks() cli.Hooks {
 			return roleserver.Run(ctx, roleserver.Options{ConfigDir: o.ConfigDir, Version: info})
 		},
 		RunGateway: func(ctx context.Context, o cli.RoleOptions) error {
-			return rolegateway.Run(ctx, rolegateway.Options{ConfigDir: o.ConfigDir, Build: version})
+			return rolegateway.Run(ctx, rolegateway.Options{ConfigDir: o.ConfigDir, Build: version, Sandbox: true})
 		},
 	}
 }

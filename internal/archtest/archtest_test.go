@@ -163,7 +163,7 @@ func TestSimulatorStandsAlone(t *testing.T) {
 // its own or from one below.
 var layers = [][]string{
 	{"ident", "failure", "observability", "signkey"},
-	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "handover", "localuser", "shell", "software", "yamlnode", "nodump"},
+	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "sandbox", "handover", "localuser", "shell", "software", "yamlnode", "nodump"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "slurmcheck", "applications"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "intentpolicy", "jobs", "jobsite", "signingkeys"},

@@ -153,7 +153,7 @@ func (a *app) printGateway(s ipcapi.GatewayState, routesOnly bool) error {
 		for _, g := range s.Gateways {
 			lines = append(lines, []string{
 				"gateway", fmt.Sprint(g.PID), clean(strings.Join(g.Listen, " ")), clean(g.Build),
-				fmt.Sprintf("update %d of %d applied", g.Applied, g.Sent),
+				fmt.Sprintf("update %d of %d applied", g.Applied, g.Sent), "sandbox: " + clean(g.Sandbox),
 			})
 		}
 	}

@@ -11,7 +11,8 @@ type Gateway struct {
 	Limits         GatewayLimits  `key:"limits" doc:"Limits against slow and oversized clients."`
 	AccessLog      AccessLog      `key:"accessLog" doc:"One line per request. Tokens in query strings and cookies are removed."`
 	Hold           Hold           `key:"hold" doc:"Requests that wait while an instance is woken."`
-	StateDirectory Path           `key:"stateDirectory" flags:"added" reload:"restart" defaultDoc:"= stateDirectory" doc:"Where the gateway keeps its last route table, mode 0600."`
+	StateDirectory Path           `key:"stateDirectory" flags:"added" reload:"restart" defaultDoc:"= stateDirectory" doc:"Where the gateway keeps its last route table: in a directory gateway of its own, mode 0700."`
+	Sandbox        string         `key:"sandbox" flags:"added" reload:"restart" enum:"auto,require,off" default:"auto" doc:"Take the gateway's rights to files away with Landlock: it reads its configuration and certificates, writes its own state, and starts nothing but its successor. auto goes on without it where the kernel has none, and says so; require does not start then."`
 	MetricsListen  Listen         `key:"metricsListen" flags:"added" reload:"restart" defaultDoc:"none" doc:"Prometheus and health endpoint of the gateway process; metrics.listen is that of the server. Loopback only."`
 }
 

@@ -19,6 +19,7 @@ type GatewayHello struct {
 	Build    string   `json:"build"`
 	PID      int      `json:"pid"`
 	Listen   []string `json:"listen"`
+	Sandbox  string   `json:"sandbox"` // in words
 }
 
 // Route is how the gateway reaches one user's instance: always 127.0.0.1:Port.

@@ -187,6 +187,7 @@ type GatewayInfo struct {
 	PID         int32     `json:"pid"`
 	Build       string    `json:"build"`
 	Listen      []string  `json:"listen"`
+	Sandbox     string    `json:"sandbox"` // what of gateway.sandbox it could do
 	ConnectedAt time.Time `json:"connectedAt"`
 	Sent        uint64    `json:"sent"`         // sequence number of the last update sent
 	Applied     uint64    `json:"acknowledged"` // and of the last one it has confirmed

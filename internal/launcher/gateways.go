@@ -17,7 +17,7 @@ func (l *Launcher) Gateways(keys bool) (ipcapi.GatewayState, error) {
 	var state ipcapi.GatewayState
 	for f := range h.gateways {
 		state.Gateways = append(state.Gateways, ipcapi.GatewayInfo{
-			PID: f.pid, Build: f.hello.Build, Listen: f.hello.Listen, ConnectedAt: f.since, Sent: f.sent, Applied: f.acked,
+			PID: f.pid, Build: f.hello.Build, Listen: f.hello.Listen, Sandbox: f.hello.Sandbox, ConnectedAt: f.since, Sent: f.sent, Applied: f.acked,
 		})
 	}
 	for _, r := range h.table {

@@ -50,6 +50,9 @@ type Options struct {
 	// Program and Args start a successor for SIGUSR2. The defaults are this executable and its own arguments.
 	Program string
 	Args    []string
+	// Sandbox lets the process replace itself to enter its sandbox (gateway.sandbox). Programs set it, tests that run a
+	// gateway among other things cannot.
+	Sandbox bool
 }
 
 // ErrRoot is returned when the process runs as root (contract 40 SEC-5).
@@ -71,16 +74,20 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.setDefaults(); err != nil {
 		return err
 	}
-	sockets, err := handover.Inherit()
-	if err != nil {
-		return err
-	}
 	cfg, problems := load(o.ConfigDir)
 	if cfg == nil {
 		return problems.Err()
 	}
-	p := &process{o: o, sockets: sockets, notifier: handover.NewNotifier(), config: cfg}
+	p := &process{o: o, config: cfg}
 	p.setUpLogs()
+	if err := p.enterSandbox(); err != nil { // before anything is opened: the process may begin anew
+		return err
+	}
+	sockets, err := handover.Inherit()
+	if err != nil {
+		return err
+	}
+	p.sockets, p.notifier = sockets, handover.NewNotifier()
 	tuneMemory()
 	for _, w := range problems {
 		p.log.Warn("configuration", "problem", w.String())
@@ -136,6 +143,7 @@ type process struct {
 	cert     *gateway.Certificate // nil without TLS
 	kernel   *sockdiag.Client
 
+	sandbox   string         // what was achieved, for people
 	listeners []net.Listener // public ones, then redirect and metrics: what a successor gets
 	registry  *prometheus.Registry
 }
@@ -178,7 +186,7 @@ func (p *process) run(ctx context.Context) error {
 	if err := errors.Join(p.sockets.Ready(), p.notifier.Ready()); err != nil {
 		p.log.Warn("readiness not reported", "error", err)
 	}
-	p.log.Info("gateway ready", "build", p.o.Build, "listen", addresses(p.listeners), "routes", p.table.Len())
+	p.log.Info("gateway ready", "build", p.o.Build, "listen", addresses(p.listeners), "routes", p.table.Len(), "sandbox", p.sandbox)
 
 	for {
 		select {
@@ -234,7 +242,7 @@ func (p *process) build(ctx context.Context) error {
 		p.log.Error("last table of interfaces not used", "error", err)
 	}
 	p.control = newController(p.config.IPCSocket(), ipcapi.GatewayHello{
-		Protocol: ipcapi.Protocol, Build: p.o.Build, PID: os.Getpid(), Listen: addresses(p.listeners),
+		Protocol: ipcapi.Protocol, Build: p.o.Build, PID: os.Getpid(), Listen: addresses(p.listeners), Sandbox: p.sandbox,
 	}, p.table, p.web, p.log)
 	kernel, err := sockdiag.NewClient()
 	if err != nil {
@@ -283,7 +291,7 @@ func listenerCheck(kernel *sockdiag.Client) func(port int) error {
 
 // routeFile is where the last route table is kept.
 func (p *process) routeFile() string {
-	return filepath.Join(p.config.Gateway.StateDirectory.String(), "gateway-routes.json")
+	return filepath.Join(stateDirectory(p.config), "gateway-routes.json")
 }
 
 // upgrade starts the successor. It gives false when there is none, and this process goes on.

@@ -424,7 +424,7 @@ func TestRole(t *testing.T) {
 			t.Errorf("server away: got %d %s", code, body)
 		}
 		stop()
-		if st, err := os.Stat(filepath.Join(s.dir, "state/gateway-routes.json")); err != nil || st.Mode().Perm() != 0o600 {
+		if st, err := os.Stat(filepath.Join(s.dir, "state/gateway/gateway-routes.json")); err != nil || st.Mode().Perm() != 0o600 {
 			t.Fatalf("route file: %v, %v", st, err)
 		}
 		s.startGateway(Options{})

@@ -198,6 +198,7 @@ func (p *process) warnOfRestart(c *config.Config) {
 		"gateway.listen":        !slices.Equal(c.Gateway.Listen, old.Gateway.Listen),
 		"gateway.redirectHttp":  c.Gateway.RedirectHTTP != old.Gateway.RedirectHTTP,
 		"gateway.metricsListen": c.Gateway.MetricsListen != old.Gateway.MetricsListen,
+		"gateway.sandbox":       c.Gateway.Sandbox != old.Gateway.Sandbox,
 		"gateway.limits":        c.Gateway.Limits != limits,
 		"ipc.directory":         c.IPC.Directory != old.IPC.Directory,
 		"internal.serverListen": c.Internal.ServerListen != old.Internal.ServerListen,

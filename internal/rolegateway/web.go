@@ -106,7 +106,7 @@ func (c *controller) WebExchange(ctx context.Context, kind gateway.WebKind, host
 
 // webRouteFile is where the last table of interfaces is kept.
 func (p *process) webRouteFile() string {
-	return filepath.Join(p.config.Gateway.StateDirectory.String(), "gateway-interfaces.json")
+	return filepath.Join(stateDirectory(p.config), "gateway-interfaces.json")
 }
 
 // webSettings are the host names of web applications.

@@ -127,6 +127,11 @@ func (s *server) gatewayStatus(context.Context) ipcapi.StatusPart {
 	if n == 0 {
 		p.Health = ipcapi.HealthError
 	}
+	if state, err := s.launcher.Gateways(false); err == nil {
+		for _, g := range state.Gateways {
+			p.Facts = append(p.Facts, fact("sandbox", g.Sandbox))
+		}
+	}
 	return p
 }
 

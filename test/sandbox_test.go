@@ -3,10 +3,10 @@
 package e2e
 
 import (
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,23 +28,13 @@ func TestGatewaySandbox(t *testing.T) {
 	ada := w.addPerson("Ada#1815")
 	w.connect(ada)
 	inSandbox := func(pid int) bool { // of the gateway with this id; 0: of any
-		out, err := w.cli("gateway", "dump", "--json")
+		out, err := w.cli("gateway", "dump")
 		if err != nil {
 			return false
 		}
-		var dump struct {
-			Data struct {
-				Gateways []struct {
-					PID     int
-					Sandbox string
-				}
-			}
-		}
-		if err := json.Unmarshal([]byte(out), &dump); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		for _, g := range dump.Data.Gateways {
-			if (pid == 0 || g.PID == pid) && strings.HasPrefix(g.Sandbox, "Landlock") {
+		for line := range strings.Lines(out) {
+			fields := strings.Fields(line)
+			if len(fields) > 1 && fields[0] == "gateway" && (pid == 0 || fields[1] == strconv.Itoa(pid)) && strings.Contains(line, "sandbox: Landlock") {
 				return true
 			}
 		}

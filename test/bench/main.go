@@ -37,6 +37,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == floodRole {
+		if err := runFlood(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	withPrivateEtc()
 	keepOutside()
 	// The signals stay caught until the end, so that a second Ctrl-C does not interrupt the cleaning up. SIGPIPE is
@@ -188,6 +195,7 @@ func (b *bench) worldParts() []worldPart {
 		{"100 users in the same moment", true, b.burst},
 		{"memory and CPU of idle instances", true, b.idle},
 		{"latency added by the gateway", false, b.latency},
+		{"flood of strangers", false, b.flood},
 	}
 	for _, p := range b.storageParts() {
 		parts = append(parts, worldPart{p.name, false, p.run})

@@ -30,6 +30,9 @@ var micros = []struct {
 	{"auth", "^BenchmarkVerifyCore(Cached|Uncached)$", []micro{
 		{"VerifyCoreCached", "verify Core's token, seen before", nil}, {"VerifyCoreUncached", "verify Core's token, RS256", nil},
 	}},
+	{"gateway", "^BenchmarkBuckets$", []micro{
+		{"Buckets/one_address", "count a request of an address", atMost(1)}, {"Buckets/new_addresses", "the same, each of another one, in a full table", nil},
+	}},
 	{"intent", "^Benchmark(Check(RS256|Ed25519|Repeated)|Off|DigestOfJob)$", []micro{
 		{"Off", "signed intents, switched off", atMost(2)},
 		{"CheckRS256", "verify an intent, RSA of 2048 bits", nil},

@@ -39,8 +39,6 @@ import (
 const (
 	// parallel is how many looks are under way at a time.
 	parallel = 8
-	// fresh is how long a look is not repeated for a user who presses "Connect" again.
-	fresh = 10 * time.Second
 	// keep is how long the outcome of a look is of use to anybody: far longer than a browser waits.
 	keep = 24 * time.Hour
 
@@ -106,7 +104,7 @@ func (m *Method) Begin(ctx context.Context, a usermap.Attempt) (string, error) {
 			return err
 		}
 		tx.AfterCommit(m.wake)
-		if err == nil && (last.State == store.AssignmentLooking || last.State == store.AssignmentFound && now.Before(last.UpdatedAt.Add(fresh))) {
+		if err == nil && last.State == store.AssignmentLooking {
 			return nil
 		}
 		return tx.PutAssignment(store.Assignment{User: a.User, State: store.AssignmentLooking, CreatedAt: now, UpdatedAt: now})

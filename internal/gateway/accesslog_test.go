@@ -47,6 +47,8 @@ func TestNoSecretsInTheLog(t *testing.T) {
 	f.do("GET", "/ucloud/birch/download?token=sEcReT"+hint, "", "Cookie", "a=sEcReT", "Referer", "https://x/?t=sEcReT")
 	f.do("GET", "/ucloud/birch/integration/instructions?ticket=sEcReT", "")
 	f.do("GET", "/ucloud-oidc?code=sEcReT&state=sEcReT", "")
+	f.do("GET", "/ucloud/birch/integration/redirect?session=sEcReT", "")
+	f.do("POST", "/ucloud/birch/integration/redirect?session=sEcReT", "sEcReT", "Origin", "https://ucloud.example.org")
 	f.do("POST", "/ucloud/birch/upload?"+hint[1:], "sEcReT", "Chunked-Upload-Token", "sEcReT")
 	f.do("POST", "/ucloud/birch/files/browse", "sEcReT", "Authorization", token, "UCloud-Username", alice.HeaderValue())
 	f.do("POST", "/ucloud/birch/files/browse", "{}", "Authorization", "Bearer sEcReT")
@@ -78,8 +80,8 @@ func TestNoSecretsInTheLog(t *testing.T) {
 			t.Errorf("user is missing in %s", line)
 		}
 	}
-	if n != 7 {
-		t.Errorf("%d records for 7 requests", n)
+	if n != 9 {
+		t.Errorf("%d records for 9 requests", n)
 	}
 	f.Reconfigure(func() Settings { s := f.settings; s.AccessLog = false; return s }())
 	f.do("GET", "/ucloud-oidc", "")

@@ -40,6 +40,27 @@ func TestForwardToInstance(t *testing.T) {
 	}
 }
 
+// TestKeyUploadReachesTheServer: browsers send signing keys without Core's token, with a preflight before.
+func TestKeyUploadReachesTheServer(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const target, origin = "/ucloud/birch/integration/redirect?session=x", "https://ucloud.example.org"
+	for method, body := range map[string]string{"GET": "", "OPTIONS": "", "POST": `{"publicKey":"x"}`} {
+		if res := f.do(method, target, body, "Origin", origin, "Content-Type", "application/json"); res.StatusCode != 200 || res.body != `{"by":"server"}` {
+			t.Errorf("%s: got %d %s", method, res.StatusCode, res.body)
+		}
+	}
+	seen := f.server.seen()
+	if len(seen) != 3 {
+		t.Fatalf("the server has seen %d requests", len(seen))
+	}
+	for _, r := range seen {
+		if r.Header.Get("Origin") != origin || r.Target != target {
+			t.Errorf("the server saw %s with the origin %q", r.Target, r.Header.Get("Origin"))
+		}
+	}
+}
+
 func TestServerPathsGoToTheServerWhateverTheHeaders(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

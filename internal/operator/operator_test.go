@@ -76,18 +76,19 @@ func TestWhoMayDoWhat(t *testing.T) {
 	anyone := []string{ipcapi.TicketDescribe.Name, ipcapi.MeShow.Name, ipcapi.ServiceVersion.Name}
 	viewer := append(slices.Clone(anyone), ipcapi.TicketList.Name, ipcapi.UserList.Name, ipcapi.UserShow.Name,
 		ipcapi.ServiceStatus.Name, ipcapi.ConfigRunning.Name, ipcapi.InstanceList.Name, ipcapi.DriveList.Name, ipcapi.GatewayDump.Name,
-		ipcapi.ProjectList.Name, ipcapi.ProjectShow.Name, ipcapi.AllocationList.Name, ipcapi.SlurmAccountList.Name)
+		ipcapi.ProjectList.Name, ipcapi.ProjectShow.Name, ipcapi.AllocationList.Name, ipcapi.SlurmAccountList.Name, ipcapi.KeyList.Name)
+	connected := append(slices.Clone(anyone), ipcapi.MeKeys.Name, ipcapi.MeRevokeKey.Name)
 	operator := append(slices.Clone(viewer), ipcapi.TicketApprove.Name, ipcapi.TicketReject.Name, ipcapi.UserAdd.Name,
 		ipcapi.UserExpire.Name, ipcapi.UserRemove.Name, ipcapi.UserChange.Name, ipcapi.ConfigReload.Name, ipcapi.InstanceStop.Name, ipcapi.InstanceRestart.Name,
 		ipcapi.ProjectMap.Name, ipcapi.ProjectRemove.Name, ipcapi.AllocationApply.Name,
-		ipcapi.SlurmAccountReevaluate.Name, ipcapi.SlurmAccountAdopt.Name)
+		ipcapi.SlurmAccountReevaluate.Name, ipcapi.SlurmAccountAdopt.Name, ipcapi.KeyRevoke.Name)
 	for _, who := range []struct {
 		name string
 		uid  ident.UID
 		may  []string
 	}{
 		{"unknown uid", uidNobody, anyone},
-		{"connected user", uidKay, anyone},
+		{"connected user", uidKay, connected},
 		{"viewer", uidViewer, viewer},
 		{"service account", uidService, viewer},
 		{"operator", uidOp, operator},

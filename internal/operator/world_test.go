@@ -26,7 +26,9 @@ import (
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/launcher"
 	"ucloud-im/internal/localuser"
+	"ucloud-im/internal/onetime"
 	"ucloud-im/internal/outbox"
+	"ucloud-im/internal/signingkeys"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/usermap"
@@ -161,6 +163,7 @@ type world struct {
 	store     *store.Store
 	users     *usermap.Service
 	method    *ticket.Method
+	keys      *signingkeys.Service
 	instances *instances
 	audit     *buffer
 	client    *ipc.Client // of the account that runs the tests
@@ -183,7 +186,15 @@ func newWorld(t *testing.T, change ...func(*Options)) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.store.Close() })
-	if w.users, err = usermap.New(t.Context(), usermap.Options{Store: w.store, Core: core{}, Policy: policyFake{}, Log: log}); err != nil {
+	if w.keys, err = signingkeys.New(signingkeys.Options{Store: w.store, Tokens: onetime.New(w.store, onetime.Options{}), Log: log}); err != nil {
+		t.Fatal(err)
+	}
+	if w.users, err = usermap.New(t.Context(), usermap.Options{
+		Store: w.store, Core: core{}, Policy: policyFake{}, Log: log,
+		ActivateKey: func(tx *store.Tx, user ident.UCloudUser, key string, a usermap.Account, proof string) error {
+			return w.keys.Activate(tx, user, key, a.UID, proof)
+		},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if w.method, err = ticket.NewMethod(ticket.Options{
@@ -192,7 +203,7 @@ func newWorld(t *testing.T, change ...func(*Options)) *world {
 		t.Fatal(err)
 	}
 	o := Options{
-		Users: w.users, Tickets: w.method, Store: w.store, Instances: w.instances, Provider: "example",
+		Users: w.users, Tickets: w.method, Keys: w.keys, Store: w.store, Instances: w.instances, Provider: "example",
 		Status: func(context.Context) ipcapi.StatusReport {
 			return ipcapi.StatusReport{Parts: []ipcapi.StatusPart{{Name: "core", Health: ipcapi.HealthWarning, Summary: "late"}}}
 		},
@@ -347,6 +358,14 @@ func calls() map[string]caller {
 		ipcapi.UserRemove.Name: plain(ipcapi.UserRemove, target),
 		ipcapi.UserChange.Name: plain(ipcapi.UserChange, func(r request) ipcapi.UserAccountChange {
 			return ipcapi.UserAccountChange{User: r.User, UID: uidKay, Local: "lee", DryRun: true}
+		}),
+		ipcapi.MeKeys.Name: plain(ipcapi.MeKeys, empty),
+		ipcapi.MeRevokeKey.Name: plain(ipcapi.MeRevokeKey, func(r request) ipcapi.SigningKeyRevocation {
+			return ipcapi.SigningKeyRevocation{IDs: []string{r.Ticket}}
+		}),
+		ipcapi.KeyList.Name: stream(ipcapi.KeyList),
+		ipcapi.KeyRevoke.Name: plain(ipcapi.KeyRevoke, func(r request) ipcapi.SigningKeyRevocation {
+			return ipcapi.SigningKeyRevocation{IDs: []string{r.Ticket}, DryRun: true}
 		}),
 		ipcapi.MeShow.Name:         plain(ipcapi.MeShow, empty),
 		ipcapi.MeDisconnect.Name:   plain(ipcapi.MeDisconnect, func(request) ipcapi.MeDisconnection { return ipcapi.MeDisconnection{} }),

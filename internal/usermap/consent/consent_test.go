@@ -289,7 +289,7 @@ func TestDatabaseHoldsNoSecret(t *testing.T) {
 //attack:actor internet
 //attack:does Has the victim's browser send the answer of the consent form, without the page (CSRF).
 //attack:control The answer counts only with the secret of the form, which only the page of this browser shows.
-//attack:remove internal/usermap/consent/decide.go: if !hmac.Equal([]byte(form), []byte(derive("form", cookie, rec.Salt))) { => if false {
+//attack:remove internal/usermap/consent/decide.go: if !hmac.Equal([]byte(form), []byte(derive("form", cookie, rec.Salt))) { => if hmac.Equal(nil, []byte("x")) {
 func TestConsentNeedsTheForm(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -359,11 +359,11 @@ func TestNotBeforeProof(t *testing.T) {
 //attack:actor malicious identity
 //attack:does Connects one person's login with a second UCloud user.
 //attack:control One identity belongs to one UCloud user.
-//attack:remove internal/usermap/consent/decide.go: if mapped {\n\t\t\treturn nil, failure.New(failure.Conflict, "You have logged in as somebody who is connected with another UCloud user, %q. "+ => if false {\n\t\t\treturn nil, failure.New(failure.Conflict, "You have logged in as somebody who is connected with another UCloud user, %q. "+
+//attack:remove internal/usermap/consent/decide.go: if mapped {\n\t\t\treturn nil, failure.New(failure.Conflict, "You have logged in as somebody who is connected with another UCloud user, %q. "+ => if mapped && false {\n\t\t\treturn nil, failure.New(failure.Conflict, "You have logged in as somebody who is connected with another UCloud user, %q. "+
 //attack:actor malicious identity
 //attack:does Takes over a connected UCloud user with another person's login that leads to the same account.
 //attack:control A connected user comes back with the same identity only.
-//attack:remove internal/usermap/consent/decide.go: if mapped {\n\t\t\treturn nil, failure.New(failure.Conflict, "The UCloud user %q was connected by another person's login than yours. "+ => if false {\n\t\t\treturn nil, failure.New(failure.Conflict, "The UCloud user %q was connected by another person's login than yours. "+
+//attack:remove internal/usermap/consent/decide.go: if mapped {\n\t\t\treturn nil, failure.New(failure.Conflict, "The UCloud user %q was connected by another person's login than yours. "+ => if mapped && false {\n\t\t\treturn nil, failure.New(failure.Conflict, "The UCloud user %q was connected by another person's login than yours. "+
 func TestIdentities(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -344,7 +344,7 @@ func TestLies(t *testing.T) {
 //attack:actor malicious identity
 //attack:does Names an endpoint without TLS in its discovery document.
 //attack:control All endpoints of an issuer with TLS must have TLS.
-//attack:remove internal/usermap/oidc/issuer.go: if !absolute(u) || secure && !strings.HasPrefix(u, "https://") { => if !absolute(u) {
+//attack:remove internal/usermap/oidc/issuer.go: if !absolute(u) || secure && !strings.HasPrefix(u, "https://") { => if !absolute(u) || secure && false {
 //attack:run token_endpoint_without_TLS
 //attack:actor malicious identity
 //attack:does Announces symmetric signatures only, so that whoever knows the client secret can make tokens.

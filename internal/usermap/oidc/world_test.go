@@ -322,3 +322,9 @@ func independentLogin(t *testing.T, p *idp.Independent, address string) string {
 	}
 	return back
 }
+
+// lieAboutEmail is a person who claims somebody else's address.
+func lieAboutEmail() idp.Lies {
+	set := func(m map[string]any) { m["email"], m["email_verified"] = "ada@example.org", false }
+	return idp.Lies{Claims: set, UserInfo: set}
+}

@@ -1,0 +1,148 @@
+package oidc
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ucloud-im/internal/failure"
+	"ucloud-im/internal/scripts"
+	"ucloud-im/internal/testkit"
+	"ucloud-im/internal/usermap/consent"
+)
+
+type entries struct{ list chan scripts.Entry }
+
+func (e entries) RecordScript(_ context.Context, x scripts.Entry) {
+	select {
+	case e.list <- x:
+	default:
+	}
+}
+
+// TestProgram runs real programs of a site.
+//
+//attack:actor malicious script
+//attack:does Answers a login with the uid of root, of a service, or with what is no uid.
+//attack:control Numbers that no ordinary account has are refused, and the policy looks at all others.
+//attack:remove internal/scripts/identity.go: case *r.UID <= 0 || *r.UID >= 1<<32-1: => case false:
+//attack:run root
+func TestProgram(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		text  string
+		stage consent.Stage
+		says  string // by the page
+	}{
+		"found":                {`grep -q '"claims":{' "$1" && grep -q '"issuer":"https://127' "$1" && grep -q '"ucloudUsername":"Ada#1815"' "$1" && grep -q '"existingUid":null' "$1" && echo '{"uid":2001}'`, consent.StageAsk, ""},
+		"not permitted":        {`echo '{"userMessage":"Your account has not been opened yet"}'; exit 77`, consent.StageFailed, "Your account has not been opened yet"},
+		"not permitted, short": {`exit 77`, consent.StageFailed, "You have no account here"},
+		"failed":               {`echo secret-detail >&2; exit 1`, consent.StageFailed, "could not be found out"},
+		"temporary":            {`grep -q '"attempt":2' "$1" && echo '{"uid":2001}' || exit 75`, consent.StageAsk, ""},
+		"temporary for long":   {`exit 75`, consent.StageFailed, "could not be found out"},
+		"no reply":             {`true`, consent.StageFailed, "could not be found out"},
+		"no number":            {`echo '{"uid":"root"}'`, consent.StageFailed, "could not be found out"},
+		"root":                 {`echo '{"uid":0}'`, consent.StageFailed, "could not be found out"},
+		"nobody":               {`echo '{"uid":4294967295}'`, consent.StageFailed, "could not be found out"},
+		"a service":            {`echo '{"uid":33}'`, consent.StageFailed, "is not allowed"},
+		"unknown account":      {`echo '{"uid":2999}'`, consent.StageFailed, "There is no account"},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			dir := testkit.PrivateDir(t)
+			record := entries{make(chan scripts.Entry, 10)}
+			r, err := scripts.New(scripts.Options{Provider: "demo", Spool: filepath.Join(dir, "spool"), Record: record, Temporary: true, Redact: []string{"claims"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Open(); err != nil {
+				t.Fatal(err)
+			}
+			program := filepath.Join(dir, "find-account")
+			if err := os.WriteFile(program, []byte("#!/bin/sh\n"+tc.text+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			hook, err := r.Hook(scripts.HookOptions{Name: scripts.HookUserConnected, Path: program})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := newWorld(t, func(s *Settings) { s.Map = hook })
+			v, o := w.login(ada, "ada")
+			if v.Stage != tc.stage || !strings.Contains(v.Message, tc.says) {
+				t.Errorf("%+v\n%s", v, w.log)
+			}
+			if strings.Contains(v.Message, "secret-detail") {
+				t.Errorf("the user is told %q", v.Message)
+			}
+			select {
+			case e := <-record.list:
+				if raw, _ := json.Marshal(e); strings.Contains(string(raw), "ada@example.org") && strings.Contains(string(raw), `at_hash`) {
+					t.Error("the record of the call holds the claims")
+				}
+			default:
+				t.Error("the call is not recorded")
+			}
+			w.stop()
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			_ = o
+		})
+	}
+}
+
+// TestUnverifiedEmail gives the program no address that nobody has verified.
+//
+//attack:actor malicious identity
+//attack:does Registers a victim's e-mail address at the identity provider without verifying it.
+//attack:control The program gets an address only if the identity provider has verified it.
+//attack:remove internal/usermap/oidc/verify.go: if p.emailVerified {\n\t\tp.email = c.Email => if true {\n\t\tp.email = c.Email
+func TestUnverifiedEmail(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.idp.Lie(lieAboutEmail())
+	if v, _ := w.login(ada, "eve"); v.Stage != consent.StageAsk {
+		t.Fatalf("%+v\n%s", v, w.log)
+	}
+	if a := w.mapper.requests(); len(a) != 1 || a[0].Email != "" || a[0].EmailVerified {
+		t.Errorf("the program was asked %+v", a)
+	}
+}
+
+// TestSlowProgram shows a page while the program works, and ends the program with the service.
+func TestSlowProgram(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.m.o.Patience = 1 // nanosecond: the browser does not wait
+	w.mapper.hold = make(chan struct{})
+	o := w.open(ada)
+	if err := w.returned(w.query(o, "ada"), o.Cookie); err != nil {
+		t.Fatal(err)
+	}
+	v, err := w.m.View(t.Context(), o.Cookie)
+	if err != nil || v.Stage != consent.StageChecking || v.User != ada {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	testkit.Eventually(t, "the program to be asked", func() bool { return len(w.mapper.requests()) == 1 })
+	w.stop() // waits for the check
+	if v, err := w.m.View(t.Context(), o.Cookie); err != nil || v.Stage != consent.StageFailed {
+		t.Errorf("after the end: %+v, %v", v, err)
+	}
+	// What comes back now is told to try again.
+	o, err = func() (consent.Opened, error) {
+		session := w.begin(ada)
+		return w.m.Open(t.Context(), session)
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.returned(w.query(o, "ada"), o.Cookie); err != nil && !failure.Is(err, failure.Unavailable) {
+		t.Errorf("%v", err)
+	}
+	if v, err := w.m.View(t.Context(), o.Cookie); err != nil || v.Stage != consent.StageFailed {
+		t.Errorf("after the end: %+v, %v", v, err)
+	}
+}

@@ -60,7 +60,7 @@ func newKeySet(url string, client *http.Client, algs []string, now func() time.T
 
 // VerifySignature gives the payload of a token that one of the issuer's keys has signed.
 func (k *keySet) VerifySignature(ctx context.Context, raw string) ([]byte, error) {
-	jws, err := jose.ParseSigned(raw, k.algs)
+	jws, err := jose.ParseSignedCompact(raw, k.algs)
 	if err != nil {
 		return nil, fmt.Errorf("read the token: %w", err)
 	}

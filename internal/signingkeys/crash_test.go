@@ -41,7 +41,7 @@ func crashChild(dir string) {
 	check(err)
 	w, err := newWorld(ctx, s, func(string) {
 		check(os.WriteFile(mark, nil, 0o600))
-		select {} // until it is killed
+		time.Sleep(time.Hour) // until it is killed
 	})
 	check(err)
 	session, err := w.session(ctx, alice)

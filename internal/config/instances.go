@@ -20,7 +20,9 @@ type UserInstances struct {
 	Restart         InstanceRestart `key:"restart" doc:"Protection against crash loops."`
 	DrainTimeout    Duration        `key:"drainTimeout" default:"30s" zero:"yes" doc:"Time for uploads and terminals on an orderly stop."`
 	ServerLossGrace Duration        `key:"serverLossGrace" default:"2m" doc:"How long an instance survives without the server."`
-	Limits          InstanceLimits  `key:"limits" doc:"Applied by a systemd scope or cgroup v2 if available, otherwise by rlimits."`
+	Limits          InstanceLimits  `key:"limits" doc:"Of one instance with all that it starts, where the service manager has given the server a cgroup with controllers; otherwise memory and openFiles of each process."`
+	TotalLimits     TotalLimits     `key:"totalLimits" flags:"added" doc:"Of all instances together, in the same cgroup."`
+	Cgroup          string          `key:"cgroup" flags:"added" reload:"restart" enum:"auto,off" default:"auto" doc:"auto: use the cgroup that the service manager has delegated to the server."`
 	Umask           Mode            `key:"umask" default:"0007" doc:"Umask of an instance, octal."`
 	Launcher        string          `key:"launcher" enum:"sudo,systemd,self" reload:"restart" default:"sudo" doc:"sudo and systemd need rules made by ucloud setup. self (only with development.enabled): instances run as the account of the server, for one mapped user."`
 	Sudo            Path            `key:"sudo" flags:"added" reload:"restart" default:"/usr/bin/sudo" doc:"The sudo program."`
@@ -39,4 +41,11 @@ type InstanceLimits struct {
 	CPU       Percent `key:"cpu" default:"200%" doc:"CPU time; 100% is one core."`
 	Tasks     int     `key:"tasks" default:"256" min:"16" max:"1000000" doc:"Threads and processes."`
 	OpenFiles int     `key:"openFiles" default:"65536" min:"256" max:"1048576" doc:"Open descriptors."`
+}
+
+// TotalLimits bound what all instances can use together.
+type TotalLimits struct {
+	Memory Size    `key:"memory" flags:"added" default:"0" zero:"yes" doc:"Memory; 0 = no limit."`
+	CPU    Percent `key:"cpu" flags:"added" doc:"CPU time; 100% is one core. Without it there is no limit."`
+	Tasks  int     `key:"tasks" flags:"added" default:"0" min:"0" max:"10000000" doc:"Threads and processes; 0 = no limit."`
 }

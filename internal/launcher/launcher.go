@@ -49,6 +49,10 @@ type Options struct {
 	StateDir            string // instances/ is made below it
 	LogDir              string // logs.directory; users/ is made below it. "" keeps the last output in memory only
 	Cgroup              string // delegated cgroup v2 directory, "" for none
+	CgroupLimits        bool   // controllers may be switched on in it
+
+	// Limits of each instance and of all together, where there is a cgroup with controllers. Nil: none.
+	Limits func() (each, total Limits)
 
 	// Settings gives the part of the start-up document that comes from the configuration. Identity, route and key are
 	// filled in by the launcher; time limits too, where Settings leaves them 0. It is called for each launch and by
@@ -170,8 +174,11 @@ func New(o Options) (*Launcher, error) {
 			return nil, fmt.Errorf("launcher: %w", err)
 		}
 	}
+	if o.Limits == nil {
+		o.Limits = func() (each, total Limits) { return each, total }
+	}
 	if o.Cgroup != "" {
-		if l.cgroup, err = openCgroup(o.Cgroup, o.Settings().MemoryBytes, int64(o.Settings().Tasks)); err != nil {
+		if l.cgroup, err = openCgroup(o.Cgroup, o.CgroupLimits, o.Limits, l.log); err != nil {
 			l.log.Warn("cgroup cannot be used, instances run without one", "error", err)
 		}
 	}

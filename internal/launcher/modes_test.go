@@ -80,7 +80,9 @@ func delegatedCgroup(t *testing.T, service accounts.Account) string {
 	}
 	t.Cleanup(func() {
 		eventually(t, "the cgroup can be removed", func() bool {
-			groups, _ := filepath.Glob(path + "/*/cgroup.procs")
+			groups, _ := filepath.Glob(path + "/*/*/cgroup.procs")
+			above, _ := filepath.Glob(path + "/*/cgroup.procs")
+			groups = append(groups, above...)
 			for _, g := range groups {
 				os.Remove(filepath.Dir(g)) //nolint:errcheck // retried
 			}
@@ -109,7 +111,7 @@ func TestCgroup(t *testing.T) {
 	w.wake(u)
 	pid := w.about(u).PID
 	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil || !strings.Contains(string(own), fmt.Sprintf("/%s/u%s\n", filepath.Base(path), u.UID)) {
+	if err != nil || !strings.Contains(string(own), fmt.Sprintf("/%s/instances/u%s\n", filepath.Base(path), u.UID)) {
 		t.Fatalf("%s %v\n%s", own, err, w.server.log)
 	}
 	sendSignal(t, pid, "STOP")

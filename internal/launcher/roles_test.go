@@ -140,7 +140,7 @@ func serverMain() int {
 		Policy: localuser.NewPolicy(localuser.NewDirectory(localuser.Options{}), localuser.PolicyOptions{
 			Group: cfg.Group, MinUID: 1000, ServiceUID: self, Denied: []string{"root"}, Self: cfg.Self,
 		}),
-		Self: cfg.Self, Sudo: cfg.Sudo, PortFirst: cfg.First, PortLast: cfg.Last, Cgroup: cfg.Cgroup,
+		Self: cfg.Self, Sudo: cfg.Sudo, PortFirst: cfg.First, PortLast: cfg.Last, Cgroup: cfg.Cgroup, CgroupLimits: cfg.Cgroup != "",
 		StateDir: filepath.Join(cfg.Dir, "state"), LogDir: filepath.Join(cfg.Dir, "log"),
 		Settings: func() ipcapi.Start {
 			return ipcapi.Start{Provider: "test", Umask: 0o007, OpenFiles: 4096, LogLevel: "DEBUG"}

@@ -239,7 +239,9 @@ func (s *server) buildLauncher(context.Context) error {
 	cfg := s.config.Load()
 	u := cfg.UserInstances
 	var err error
+	cgroup, limits := s.findCgroup(cfg)
 	s.launcher, err = launcher.New(launcher.Options{
+		Cgroup: cgroup, CgroupLimits: limits, Limits: func() (each, total launcher.Limits) { return instanceLimits(s.config.Load()) },
 		Mapping: mappingOf{s.users, func() integration.Maintenance { return maintenance(s.config.Load()) }}, Policy: s.policy, Log: s.log,
 		ServiceUID: s.serviceUID, Program: u.Executable.String(), Socket: cfg.IPCSocket(), Sudo: u.Sudo.String(), Self: u.Launcher == "self",
 		PortFirst: int(cfg.Internal.UserPorts.First), PortLast: int(cfg.Internal.UserPorts.Last),

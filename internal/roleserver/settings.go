@@ -14,6 +14,7 @@ import (
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/integration"
 	"ucloud-im/internal/ipcapi"
+	"ucloud-im/internal/launcher"
 	"ucloud-im/internal/localuser"
 	"ucloud-im/internal/observability"
 	"ucloud-im/internal/onetime"
@@ -201,4 +202,23 @@ func ticketPage(cfg *config.Config) (integration.PageOptions, error) {
 		o.Instructions = string(data)
 	}
 	return o, nil
+}
+
+// findCgroup finds the cgroup for instances. Without one they run all the same.
+func (s *server) findCgroup(cfg *config.Config) (path string, limits bool) {
+	if cfg.UserInstances.Cgroup == "off" || cfg.UserInstances.Launcher == config.LauncherSelf {
+		return "", false
+	}
+	path, limits, err := launcher.FindCgroup()
+	if err != nil {
+		s.log.Info("limits of instances are those of each process", "reason", err)
+	}
+	return path, limits
+}
+
+// instanceLimits are the limits of each instance and of all together.
+func instanceLimits(cfg *config.Config) (each, total launcher.Limits) {
+	l, t := cfg.UserInstances.Limits, cfg.UserInstances.TotalLimits
+	return launcher.Limits{Memory: l.Memory.Bytes(), CPU: int(l.CPU), Tasks: int64(l.Tasks)},
+		launcher.Limits{Memory: t.Memory.Bytes(), CPU: int(t.CPU), Tasks: int64(t.Tasks)}
 }

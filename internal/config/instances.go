@@ -45,7 +45,7 @@ type InstanceLimits struct {
 
 // TotalLimits bound what all instances can use together.
 type TotalLimits struct {
-	Memory Size    `key:"memory" flags:"added" default:"0" zero:"yes" doc:"Memory; 0 = no limit."`
-	CPU    Percent `key:"cpu" flags:"added" doc:"CPU time; 100% is one core. Without it there is no limit."`
-	Tasks  int     `key:"tasks" flags:"added" default:"0" min:"0" max:"10000000" doc:"Threads and processes; 0 = no limit."`
+	Memory Size `key:"memory" flags:"added" default:"0" zero:"yes" doc:"Memory; 0 = no limit."`
+	Cores  int  `key:"cores" flags:"added" default:"0" min:"0" max:"100000" doc:"Processor cores; 0 = no limit."`
+	Tasks  int  `key:"tasks" flags:"added" default:"0" min:"0" max:"10000000" doc:"Threads and processes; 0 = no limit."`
 }

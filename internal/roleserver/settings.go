@@ -220,5 +220,5 @@ func (s *server) findCgroup(cfg *config.Config) (path string, limits bool) {
 func instanceLimits(cfg *config.Config) (each, total launcher.Limits) {
 	l, t := cfg.UserInstances.Limits, cfg.UserInstances.TotalLimits
 	return launcher.Limits{Memory: l.Memory.Bytes(), CPU: int(l.CPU), Tasks: int64(l.Tasks)},
-		launcher.Limits{Memory: t.Memory.Bytes(), CPU: int(t.CPU), Tasks: int64(t.Tasks)}
+		launcher.Limits{Memory: t.Memory.Bytes(), CPU: 100 * t.Cores, Tasks: int64(t.Tasks)}
 }

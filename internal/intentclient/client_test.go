@@ -218,11 +218,11 @@ func TestSettingsKeepWhatWasUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.SetSettings(ipcapi.IntentSettings{Mode: intent.ModeRequire, Exempt: []string{"files.copy"}})
-	if err := use("{}"); err != nil {
-		t.Errorf("repeated by Core: %v", err)
-	}
 	if err := use(`{"items":[]}`); !failure.Is(err, failure.Conflict) {
 		t.Errorf("used for something else: %v", err)
+	}
+	if err := use("{}"); err != nil {
+		t.Errorf("repeated by Core: %v", err)
 	}
 }
 

@@ -38,6 +38,11 @@ func TestRedactQuery(t *testing.T) {
 }
 
 // TestNoSecretsInTheLog sends secrets in every place where clients have them.
+//
+//attack:actor local user
+//attack:does Reads the access log for tokens of links that are still open.
+//attack:control Values in query strings are not logged.
+//attack:remove internal/gateway/accesslog.go: b.WriteString(observability.Redacted) => b.WriteString(observability.Redacted[:0] + value)
 func TestNoSecretsInTheLog(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

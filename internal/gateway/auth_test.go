@@ -17,6 +17,11 @@ import (
 )
 
 // TestBadTokensAreRefusedEverywhere: a token that is present and wrong is 401 on each route, whatever else would do.
+//
+//attack:actor internet
+//attack:does Sends a forged, expired or foreign token together with something that would do without one.
+//attack:control A token that is present must be Core's and valid, on each route.
+//attack:remove internal/gateway/gateway.go: if _, err := ex.g.o.VerifyCore(r.Header); err != nil { => if _, err := ex.g.o.VerifyCore(r.Header); err != nil && ex.target != targetServer {
 func TestBadTokensAreRefusedEverywhere(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -59,6 +64,22 @@ func checkFailure(t *testing.T, what string, res reply, status int) {
 }
 
 // TestWhoMayReachAnInstance is the matrix of caller, identity and end point, with and without a route.
+//
+//attack:actor internet
+//attack:does Sends Core's call to an instance, naming the user and without a token.
+//attack:control Without a token only the three end points of browsers are open.
+//attack:remove internal/gateway/gateway.go: case id.header && !chunked: => case false && chunked:
+//attack:run header_without_token_at_the_download
+//attack:actor internet
+//attack:does Names a user by the hint and calls what only Core may call.
+//attack:control The end points of browsers are a complete list, with their methods.
+//attack:remove internal/gateway/gateway.go: case !ex.target.forBrowsers() || !browserMethod(ex.target, r.Method, ex.socket): => case false:
+//attack:run hint_without_token
+//attack:actor internet
+//attack:does Wakes instances of other users by naming them, until the machine is full.
+//attack:control Only a one-time token that is open for exactly this user wakes an instance.
+//attack:remove internal/gateway/gateway.go: if err == nil && !open { => if err == nil && !open && false {
+//attack:run download,_unknown_token
 func TestWhoMayReachAnInstance(t *testing.T) {
 	t.Parallel()
 	const none, core, browser = "", "core", "browser"
@@ -152,6 +173,12 @@ func TestWhoMayReachAnInstance(t *testing.T) {
 	}
 }
 
+// TestOtherUsersNeverReachAnInstance also shows what keeps strangers out.
+//
+//attack:actor internet
+//attack:does Names one user in the header and another in the hint.
+//attack:control Header and hint must agree.
+//attack:remove internal/gateway/identity.go: if id.user != "" && id.user != u { => if false {
 func TestOtherUsersNeverReachAnInstance(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -174,6 +201,11 @@ func TestOtherUsersNeverReachAnInstance(t *testing.T) {
 }
 
 // TestAnswersOfInstancesAreCleaned: an instance is its user's, and its answers come under the provider's name.
+//
+//attack:actor compromised instance
+//attack:does Answers with headers that act on the provider's other pages in the browser of whoever asked.
+//attack:control Such headers are removed from the answers of instances.
+//attack:remove internal/gateway/forward.go: delete(res.Header, name) => _ = name
 func TestAnswersOfInstancesAreCleaned(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -9,6 +9,12 @@ import (
 	"ucloud-im/internal/ident"
 )
 
+// TestForwardToInstance also shows what keeps strangers out.
+//
+//attack:actor compromised instance
+//attack:does Keeps Core's token of a request, and acts as Core with it.
+//attack:control Core's token ends at the gateway; instances get a hop token for one request.
+//attack:remove internal/gateway/forward.go: delete(h, "Authorization") => _ = 0
 func TestForwardToInstance(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -43,6 +43,27 @@ func raw(t *testing.T, address, request string, n int) []reply {
 
 // TestSmuggling sends what a careless chain of parsers reads in two ways. Each must be refused, or be read as exactly
 // the requests in want, and nothing else may reach an upstream.
+//
+//attack:actor internet
+//attack:does Encodes slashes, so that a call passes as one of the server's and reaches another handler.
+//attack:control The path is cleaned once, and what two parsers could read in two ways is refused.
+//attack:remove internal/gateway/path.go: return "", failure.New(failure.Invalid, "The path contains an encoded character that is not allowed") => _ = c
+//attack:run encoded_slash_to_a_server_path
+//attack:actor internet
+//attack:does Sends a request with two identities, one of which each part of the provider might believe.
+//attack:control A request names one user, or is refused.
+//attack:remove internal/gateway/identity.go: switch values := h[ident.HeaderUser]; len(values) { => switch values := h[ident.HeaderUser]; min(1, len(values)) {
+//attack:run two_identities
+//attack:actor internet
+//attack:does Hides a second request in the body of an upgrade.
+//attack:control An upgrade has no body.
+//attack:remove internal/gateway/gateway.go: if ex.socket && ex.body != nil { => if ex.socket && ex.body != nil && false {
+//attack:run upgrade_with_a_body
+//attack:actor internet
+//attack:does Uses the gateway under a name that is not its own (DNS rebinding).
+//attack:control Requests for other hosts are refused.
+//attack:remove internal/gateway/gateway.go: if !hostAllowed(r.Host, ex.settings) { => if false {
+//attack:run other_host
 func TestSmuggling(t *testing.T) {
 	t.Parallel()
 	auth := "Authorization: " + bearer() + "\r\nUcloud-Username: " + alice.HeaderValue() + "\r\n"
@@ -133,6 +154,15 @@ func TestSmuggling(t *testing.T) {
 }
 
 // TestInternalHeadersAreStrippedOnEveryRoute sends every internal header on every kind of route.
+//
+//attack:actor internet
+//attack:does Sends the headers by which the parts of the provider know one another.
+//attack:control Internal headers are removed from every request on every route.
+//attack:remove internal/gateway/gateway.go: removeInternalHeaders(r.Header) => _ = 0
+//attack:actor internet
+//attack:does Claims another address in a forwarding header, to get around limits and into the log.
+//attack:control Forwarding headers are removed, and believed from trusted proxies only.
+//attack:remove internal/gateway/gateway.go: delete(r.Header, name) => _ = name
 func TestInternalHeadersAreStrippedOnEveryRoute(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -169,6 +199,11 @@ func TestInternalHeadersAreStrippedOnEveryRoute(t *testing.T) {
 }
 
 // TestHTTP2PseudoHeaders sends frames that no proper client sends.
+//
+//attack:actor internet
+//attack:does Names one host in :authority and another in host.
+//attack:control A request that names two hosts is refused.
+//attack:remove internal/gateway/gateway.go: if values, ok := r.Header["Host"]; ok && (len(values) != 1 || values[0] != r.Host) { => if false {
 func TestHTTP2PseudoHeaders(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

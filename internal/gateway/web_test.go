@@ -263,6 +263,11 @@ func TestWebForwards(t *testing.T) {
 
 // TestWebOrigin: a page of a neighbour's application, whose requests carry the user's cookie because the hosts are of one
 // site, can neither open a WebSocket nor change anything.
+//
+//attack:actor malicious job
+//attack:does Serves a page that opens the neighbour's application in the user's browser, with the user's cookie.
+//attack:control Other pages cannot post or open sockets to an application.
+//attack:remove internal/gateway/web.go: if !sameOrigin(r) { => if false {
 func TestWebOrigin(t *testing.T) {
 	t.Parallel()
 	w := newWebFixture(t)
@@ -597,6 +602,12 @@ func TestWebTable(t *testing.T) {
 	}
 }
 
+// TestHostOnlyCookie also shows what keeps strangers out.
+//
+//attack:actor malicious job
+//attack:does Sets a cookie for all applications, in the place of their session.
+//attack:control Cookies of applications are for their own host, and never have the name of ours.
+//attack:remove internal/gateway/web.go: name, _, _ := strings.Cut(p, "=") => name, _, _ := strings.Cut("x"+p, "=")
 func TestHostOnlyCookie(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

@@ -37,6 +37,7 @@ type forger struct {
 	dirs         []string // all that may not change
 	made         int
 	claimed      int
+	used         map[[2]int64]bool // issue and expiry of those claims
 }
 
 // attempt is one forged request. want are the statuses that are right.
@@ -124,10 +125,18 @@ func (f *forger) key() *browserKey { return f.signers[f.ada.name] }
 
 // claims are what ada's browser would sign for making a folder at this moment.
 func (f *forger) claims(change ...func(map[string]any)) map[string]any {
-	// No two are alike: they would be taken for replays.
-	f.claimed++
-	now := time.Now().Unix() - int64(f.claimed/20%20)
-	c := map[string]any{"iat": now, "exp": now + 40 + int64(f.claimed%20), "call": "files.createFolder", "username": string(f.ada.name), "project": nil}
+	// No two are alike, whatever time has passed between them: they would be taken for replays.
+	var times [2]int64
+	for times[0] == 0 || f.used[times] {
+		f.claimed++
+		iat := time.Now().Unix() - int64(f.claimed/20%20)
+		times = [2]int64{iat, iat + 40 + int64(f.claimed%20)}
+	}
+	if f.used == nil {
+		f.used = map[[2]int64]bool{}
+	}
+	f.used[times] = true
+	c := map[string]any{"iat": times[0], "exp": times[1], "call": "files.createFolder", "username": string(f.ada.name), "project": nil}
 	for _, do := range change {
 		do(c)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -294,6 +295,70 @@ func TestClaimsAreCompared(t *testing.T) {
 	r := deletion(device().Form1(change(func(c *intentkit.Claims) { c.At = w.now })))
 	r.Rule.Owners, r.Body = []string{"source?", "target?", ""}, []byte(`{"source":{"owner":`+nobody+`},"owner":`+mine+`}`)
 	w.want(t, r, intent.OK)
+}
+
+// TestDrivesAreWhereTheProviderPutThem: the ids of drives are signed, and the documents that say where they are are not.
+//
+//attack:actor compromised core
+//attack:does Leaves a signed request as it is, and says of the drive in it that it is another directory.
+//attack:control Where a drive is, and whose, is compared with what the provider itself knows.
+//attack:remove internal/intent/drives.go: known.ProviderID != place || => known.ProviderID+place == "" ||
+//attack:run other place
+//attack:actor compromised core
+//attack:does Says of a drive of one project that it belongs to the one for which the user has signed.
+//attack:control Whose a drive is is compared with what the provider itself knows.
+//attack:remove internal/intent/drives.go: || known.Project != project) => || known.Project+project == "")
+//attack:run other owner
+func TestDrivesAreWhereTheProviderPutThem(t *testing.T) {
+	t.Parallel()
+	const place = `hpc-example-Alice#1234\n/home/alice`
+	known := func(id string) (intent.Drive, bool, error) {
+		if id != "4" {
+			return intent.Drive{}, false, nil
+		}
+		return intent.Drive{ProviderID: "hpc-example-Alice#1234\n/home/alice", Project: project}, true, nil
+	}
+	request := func(w *world, drive string) intent.Request {
+		c := w.honest()
+		c.Call, c.Project = "files.trash", project
+		return intent.Request{
+			Rule:   intent.Rule{Calls: []string{"files.trash"}, Owners: []string{"items[].resolvedCollection"}},
+			Intent: tablet().Form2(c, provider, []byte(`{"items":[{"id":"/4/a"}]}`)), Target: "POST files/trash",
+			Body: []byte(`{"items":[{"id":"/4/a","resolvedCollection":` + drive + `}]}`),
+		}
+	}
+	owner := `"owner":{"createdBy":"Alice#1234","project":"` + project + `"}`
+	for _, tc := range []struct {
+		name, drive string
+		want        intent.Reason
+	}{
+		{"honest", `{"id":"4","providerGeneratedId":"` + place + `",` + owner + `}`, intent.OK},
+		{"not known here", `{"id":"5","providerGeneratedId":"elsewhere",` + owner + `}`, intent.OK},
+		{"other place", `{"id":"4","providerGeneratedId":"` + place + `/secret",` + owner + `}`, intent.WrongDrive},
+		{"no place", `{"id":"4",` + owner + `}`, intent.WrongDrive},
+		{"id as a number", `{"id":4,"providerGeneratedId":"x",` + owner + `}`, intent.WrongDrive},
+		{"two places", `{"id":"4","providerGeneratedId":"` + place + `","providergeneratedid":"x",` + owner + `}`, intent.Payload},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t, tablet().Public())
+			w.drive = known
+			w.want(t, request(w, tc.drive), tc.want)
+		})
+	}
+	t.Run("other owner", func(t *testing.T) {
+		w := newWorld(t, tablet().Public())
+		w.drive = func(string) (intent.Drive, bool, error) {
+			return intent.Drive{ProviderID: "hpc-example-Alice#1234\n/home/alice", Project: "other"}, true, nil
+		}
+		w.want(t, request(w, `{"id":"4","providerGeneratedId":"`+place+`",`+owner+`}`), intent.WrongDrive)
+	})
+	t.Run("the server is away", func(t *testing.T) {
+		w := newWorld(t, tablet().Public())
+		w.drive = func(string) (intent.Drive, bool, error) { return intent.Drive{}, false, errors.New("away") }
+		if _, err := w.Check(t.Context(), request(w, `{"id":"4",`+owner+`}`)); !failure.Is(err, failure.Unavailable) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 // TestTimes: the clocks of users' devices are off, and no key is to be thrown away for it.

@@ -55,6 +55,7 @@ const (
 	Workspaces Reason = "workspaces" // 403: the request touches several workspaces, and was signed for one
 	Provider   Reason = "provider"   // 482
 	Payload    Reason = "payload"    // 482: the digest is of another payload
+	WrongDrive Reason = "drive"      // 403: Core describes a drive differently from what the provider knows
 	Expired    Reason = "expired"    // 403: true when the client's clock is wrong
 	Future     Reason = "future"     // 403
 	Life       Reason = "life"       // 403: valid for longer than is allowed
@@ -67,7 +68,7 @@ const (
 // 7.4). See docs/decisions/0013-signed-intents.md.
 func (r Reason) kind() failure.Kind {
 	switch r {
-	case Unsignable, Workspaces, Expired, Future, Life:
+	case Unsignable, Workspaces, WrongDrive, Expired, Future, Life:
 		return failure.Forbidden
 	case Replayed:
 		return failure.Conflict
@@ -83,6 +84,8 @@ func (r Reason) sentence() string {
 		return "This provider needs a signature for this action, which your browser cannot make"
 	case Workspaces:
 		return "This action touches several workspaces, but was signed for one"
+	case WrongDrive:
+		return "UCloud describes this drive differently from what is known here"
 	case Expired, Future, Life:
 		return "The signature of the request is not valid at this time. Is the clock of your device right?"
 	case Replayed:
@@ -134,7 +137,10 @@ type Options struct {
 	User     ident.UCloudUser // the user whom the instance serves
 	// Keys gives the keys of the user that count now. fresh demands those that the server knows at this moment. It may
 	// be called from several goroutines.
-	Keys   func(ctx context.Context, fresh bool) ([]Key, error)
+	Keys func(ctx context.Context, fresh bool) ([]Key, error)
+	// Drive gives what the provider itself knows of a drive; found is false if that is nothing. An error means that it
+	// cannot be known now. nil: Core is believed.
+	Drive  func(ctx context.Context, id string) (d Drive, found bool, err error)
 	Now    func() time.Time // nil means time.Now
 	MaxAge time.Duration    // 0 means [DefaultMaxAge]
 	Leeway time.Duration    // 0 means [DefaultLeeway]
@@ -208,7 +214,7 @@ func (v *Verifier) Check(ctx context.Context, r Request) (Verdict, error) {
 	}
 	// From here on the claims are the user's.
 	out.KeyID, out.Call = keyID, t.claims.Call
-	why, detail, err := v.judge(t, r, now)
+	why, detail, err := v.judge(ctx, t, r, now)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -230,7 +236,7 @@ func (v *Verifier) Check(ctx context.Context, r Request) (Verdict, error) {
 }
 
 // judge compares verified claims with the request.
-func (v *Verifier) judge(t *token, r Request, now time.Time) (why Reason, detail string, err error) {
+func (v *Verifier) judge(ctx context.Context, t *token, r Request, now time.Time) (why Reason, detail string, err error) {
 	c := t.claims
 	refuse := func(why Reason, format string, args ...any) (Reason, string, error) {
 		return why, fmt.Sprintf(format, args...), nil
@@ -267,8 +273,11 @@ func (v *Verifier) judge(t *token, r Request, now time.Time) (why Reason, detail
 			return refuse(Payload, "signed %s, it is %s", c.Bdy, digest)
 		}
 	}
-	why, detail = checkOwners(r.Rule.Owners, tree, c.Project)
-	return why, detail, nil
+	if why, detail = checkOwners(r.Rule.Owners, tree, c.Project); why != OK {
+		return why, detail, nil
+	}
+	why, detail, err = v.checkDrives(ctx, c.Call, r.Rule.Owners, tree)
+	return why, detail, failure.Wrap(err, failure.Unavailable, "Drives cannot be checked at the moment. Try again")
 }
 
 // accepts tells whether the name of a call satisfies the rule. A name that ends in ".*" stands for all below it.

@@ -103,6 +103,15 @@ func TestExamplesCanBeReduced(t *testing.T) {
 }
 
 // TestDigestCoversTheRequest: each change is one that a Core could make to do something else in the user's name.
+//
+//attack:actor compromised core
+//attack:does Adds a second spelling of a member that was signed ("ID" beside "id"), which the program reads instead.
+//attack:control The digest of a request with two spellings of a name is not computed.
+//attack:remove internal/intent/tree.go: for _, f := range o {\n		if !strings.EqualFold(f.name, name) {\n			continue\n		}\n		if found {\n			return nil, twoSpellings(name) => for _, f := range o {\n		if f.name != name {\n			continue\n		}\n		if found {\n			return nil, twoSpellings(name)
+//attack:actor compromised core
+//attack:does Gives a job a parameter that was not signed, under a name that looks like one that Core adds.
+//attack:control Names in maps are the user's, and are all covered.
+//attack:remove internal/intent/tree.go: if !isMap && strings.HasPrefix(name, resolvedPrefix) && => if strings.HasPrefix(name, resolvedPrefix) &&
 func TestDigestCoversTheRequest(t *testing.T) {
 	t.Parallel()
 	const job = `{"id":"11","owner":{"createdBy":"a","project":null},"specification":{"product":{"id":"p","category":"c","provider":"x"},
@@ -123,6 +132,7 @@ func TestDigestCoversTheRequest(t *testing.T) {
 		{"jobs.create", `{"items":[` + job + `]}`, `{"items":[`, `{"ITEMS":[{}],"items":[`},
 		{"jobs.terminate", `{"items":[` + job + `]}`, `"id":"11"`, `"id":"12"`},
 		{"jobs.terminate", `{"items":[` + job + `]}`, `"id":"11"`, `"id":"11","Id":"12"`},
+		{"jobs.terminate", `{"items":[` + job + `]}`, `"id":"11"`, `"id":"11","id":"12"`},
 		{"jobs.extend", `{"items":[{"job":` + job + `,"requestedTime":{"hours":2}}]}`, `"hours":2`, `"hours":3`},
 		{"jobs.extend", `{"items":[{"job":` + job + `,"requestedTime":{"hours":2}}]}`, `"11"`, `"12"`},
 		{"files.trash", `{"items":[` + item + `]}`, `"/4/a"`, `"/4/b"`},

@@ -129,7 +129,7 @@ func TestDocumentNamesEveryReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range []Reason{
-		Missing, Unsignable, Malformed, NoKey, Signature, WrongCall, WrongUser, Project, Workspaces, Provider, Payload, Expired,
+		Missing, Unsignable, Malformed, NoKey, Signature, WrongCall, WrongUser, Project, Workspaces, WrongDrive, Provider, Payload, Expired,
 		Future, Life, Replayed, Busy,
 	} {
 		if !strings.Contains(string(text), "`"+string(r)+"`") {

@@ -45,6 +45,7 @@ type world struct {
 	keys  []intent.Key // what a first look gives
 	fresh []intent.Key // what the server knows
 	reads int          // of fresh keys
+	drive func(id string) (intent.Drive, bool, error)
 	fail  error
 }
 
@@ -59,6 +60,12 @@ func newWorld(t *testing.T, keys ...intent.Key) *world {
 				return w.fresh, w.fail
 			}
 			return w.keys, w.fail
+		},
+		Drive: func(_ context.Context, id string) (intent.Drive, bool, error) {
+			if w.drive == nil {
+				return intent.Drive{}, false, nil
+			}
+			return w.drive(id)
 		},
 		Now: func() time.Time { return w.now },
 	})
@@ -119,7 +126,7 @@ func TestStatuses(t *testing.T) {
 	for reason, status := range map[intent.Reason]int{
 		intent.Missing: 482, intent.Malformed: 482, intent.NoKey: 482, intent.Signature: 482, intent.WrongCall: 482,
 		intent.WrongUser: 482, intent.Project: 482, intent.Provider: 482, intent.Payload: 482,
-		intent.Unsignable: 403, intent.Workspaces: 403, intent.Expired: 403, intent.Future: 403, intent.Life: 403,
+		intent.Unsignable: 403, intent.Workspaces: 403, intent.WrongDrive: 403, intent.Expired: 403, intent.Future: 403, intent.Life: 403,
 		intent.Replayed: 409, intent.Busy: 429,
 	} {
 		err := intent.Verdict{Reason: reason}.Err()

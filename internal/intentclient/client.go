@@ -44,13 +44,14 @@ type Server interface {
 	Away() time.Duration
 }
 
-// Options configure a [Client]. All are required, except Now and Hold.
+// Options configure a [Client]. All are required, except Drive, Now and Hold.
 type Options struct {
 	Provider string
 	User     ident.UCloudUser
 	Server   Server
 	Log      *slog.Logger
 	Settings ipcapi.IntentSettings
+	Drive    FindDrive        // nil: what Core says of drives is believed
 	Now      func() time.Time // nil: time.Now
 	Hold     time.Duration    // how long numbers are collected before they are handed in; 0 means 10 s
 }
@@ -65,10 +66,11 @@ const (
 
 // Client implements fileserver.Intents. It is safe for concurrent use.
 type Client struct {
-	o     Options
-	keys  keyring
-	tally tally
-	rules atomic.Pointer[rules]
+	o      Options
+	keys   keyring
+	drives drivebook
+	tally  tally
+	rules  atomic.Pointer[rules]
 }
 
 // rules are the settings in use.
@@ -91,6 +93,7 @@ func New(o Options) *Client {
 	}
 	c := &Client{o: o}
 	c.keys.server, c.keys.now = o.Server, o.Now
+	c.drives.find, c.drives.now = o.Drive, o.Now
 	c.tally.server, c.tally.log, c.tally.hold, c.tally.now = o.Server, o.Log.With("part", "intents"), o.Hold, o.Now
 	c.SetSettings(o.Settings)
 	return c
@@ -103,8 +106,12 @@ func (c *Client) SetSettings(s ipcapi.IntentSettings) {
 	if old := c.rules.Load(); old != nil && old.settings.MaxAgeMs == s.MaxAgeMs && old.settings.SkewMs == s.SkewMs {
 		next.verifier = old.verifier
 	} else {
+		var drive func(context.Context, string) (intent.Drive, bool, error)
+		if c.o.Drive != nil {
+			drive = c.drives.get
+		}
 		next.verifier = intent.New(intent.Options{
-			Provider: c.o.Provider, User: c.o.User, Keys: c.keys.get, Now: c.o.Now,
+			Provider: c.o.Provider, User: c.o.User, Keys: c.keys.get, Drive: drive, Now: c.o.Now,
 			MaxAge: time.Duration(s.MaxAgeMs) * time.Millisecond, Leeway: time.Duration(s.SkewMs) * time.Millisecond,
 		})
 	}

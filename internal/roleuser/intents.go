@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"ucloud-im/internal/ident"
 	"ucloud-im/internal/intentclient"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
@@ -36,6 +37,13 @@ func startIntents(a host) *intentclient.Client {
 	start := a.Start()
 	return intentclient.New(intentclient.Options{
 		Provider: start.Provider, User: start.User, Server: intentServer{a}, Log: a.Log(), Settings: start.Intents,
+		Drive: func(ctx context.Context, id ident.DriveID) (ipcapi.FoundDrive, error) {
+			server, err := a.Server()
+			if err != nil {
+				return ipcapi.FoundDrive{}, err
+			}
+			return ipc.Invoke(ctx, server, ipcapi.DriveFind, ipcapi.DriveRef{ID: id})
+		},
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -54,6 +55,22 @@ func (f *fake) Seen(_ context.Context, c ipcapi.IntentCounts) error {
 }
 
 func (f *fake) Away() time.Duration { f.mu.Lock(); defer f.mu.Unlock(); return f.away }
+
+// handed is what was handed in.
+func (f *fake) handed() []ipcapi.IntentCounts {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.seen)
+}
+
+func (f *fake) readings() int { f.mu.Lock(); defer f.mu.Unlock(); return f.reads }
+
+// armed tells whether a timer runs.
+func (c *Client) armed() bool {
+	c.tally.mu.Lock()
+	defer c.tally.mu.Unlock()
+	return c.tally.timer != nil
+}
 
 func (f *fake) change(do func()) { f.mu.Lock(); defer f.mu.Unlock(); do() }
 
@@ -114,16 +131,16 @@ func TestKeysAreReadOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if f.reads != 1 {
-		t.Errorf("keys were read %d times", f.reads)
+	if f.readings() != 1 {
+		t.Errorf("keys were read %d times", f.readings())
 	}
 	for range 50 {
 		if err := c.check(sign(stranger, "files.browse")); !failure.Is(err, failure.BadIntent) {
 			t.Fatal(err)
 		}
 	}
-	if f.reads > 10 {
-		t.Errorf("a stranger had the keys read %d times", f.reads)
+	if f.readings() > 10 {
+		t.Errorf("a stranger had the keys read %d times", f.readings())
 	}
 }
 
@@ -237,15 +254,15 @@ func TestNothingTicks(t *testing.T) {
 		}
 		time.Sleep(9 * time.Second)
 		synctest.Wait()
-		if len(f.seen) != 0 {
+		if len(f.handed()) != 0 {
 			t.Error("handed in at once")
 		}
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
-		if len(f.seen) != 1 || len(f.seen[0].Counts) != 1 || f.seen[0].Counts[0].Count != 3 || f.seen[0].Counts[0].Verdict != string(intent.Missing) {
-			t.Fatalf("handed in %+v", f.seen)
+		if seen := f.handed(); len(seen) != 1 || len(seen[0].Counts) != 1 || seen[0].Counts[0].Count != 3 || seen[0].Counts[0].Verdict != string(intent.Missing) {
+			t.Fatalf("handed in %+v", seen)
 		}
-		if c.tally.timer != nil {
+		if c.armed() {
 			t.Error("something is armed")
 		}
 		// The server is away: the numbers are kept, and nothing tries again by itself.
@@ -253,16 +270,16 @@ func TestNothingTicks(t *testing.T) {
 		_ = c.check("")
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
-		if c.tally.timer != nil {
+		if c.armed() {
 			t.Error("something is armed while the server is away")
 		}
 		f.change(func() { f.err = nil })
 		c.Close(t.Context())
-		if len(f.seen) != 2 || f.seen[1].Counts[0].Count != 1 {
-			t.Errorf("left over: %+v", f.seen)
+		if seen := f.handed(); len(seen) != 2 || seen[1].Counts[0].Count != 1 {
+			t.Errorf("left over: %+v", seen)
 		}
 		_ = c.check("") // a request that is still under way
-		if c.tally.timer != nil {
+		if c.armed() {
 			t.Error("something is armed after the end")
 		}
 	})

@@ -42,6 +42,12 @@ func pidFile(t *testing.T, path string) (pid int) {
 }
 
 // TestHostileScripts: no program can keep a call, fill our memory, or leave a process behind in its group.
+//
+//attack:actor malicious script
+//attack:does Starts a child that ignores TERM, so that it outlives the time limit of the script.
+//attack:control At the end of its time the whole process group of a program is killed.
+//attack:remove internal/scripts/process.go: func (p *process) signal(s unix.Signal) { _ = unix.Kill(-p.pid, s) } => func (p *process) signal(s unix.Signal) { _ = unix.Kill(p.pid, s) }
+//attack:run child hangs and ignores TERM
 func TestHostileScripts(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, func(o *Options) { o.MaxOutput = 8 << 10 })
@@ -78,6 +84,11 @@ func TestHostileScripts(t *testing.T) {
 }
 
 // TestOutputIsBounded: what is kept is bounded, what is counted is not.
+//
+//attack:actor malicious script
+//attack:does Writes without end, to fill the memory of the server and its database.
+//attack:control Of what a program writes only the beginning is kept, the rest is counted.
+//attack:remove internal/scripts/output.go: c.kept = append(c.kept, data[:min(n, max(0, c.limit-len(c.kept)))]...) => c.kept = append(c.kept, data...)
 func TestOutputIsBounded(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, func(o *Options) { o.MaxOutput = 1 << 20 })
@@ -97,6 +108,11 @@ func TestOutputIsBounded(t *testing.T) {
 }
 
 // TestBackgroundChildren that hold the output open do not keep the call (contract 42 SCR-8).
+//
+//attack:actor malicious script
+//attack:does Ends at once and leaves a child behind that holds the output open, so that the server waits for ever.
+//attack:control Reading ends a moment after the program.
+//attack:remove internal/scripts/process.go: _ = c.pipe.SetReadDeadline(deadline) // fails => _ = deadline // fails
 func TestBackgroundChildren(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil)

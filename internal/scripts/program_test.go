@@ -12,6 +12,30 @@ import (
 
 // TestProgramRules: a program that somebody else could have placed or could change is not executed (contract 42 SEC-S1
 // and section D test 4), and the refusal is written down.
+//
+//attack:actor local user
+//attack:does Writes into an extension script that is writable by a group, to have commands run as the service account.
+//attack:control A program that others can write to is not executed.
+//attack:remove internal/scripts/program.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFDIR || st.Mode&0o022 == 0 || sticky {
+//attack:run writable by the group
+//
+//attack:actor local user
+//attack:does Exchanges an extension script, because a directory above it is writable.
+//attack:control Every directory on the way to a program belongs to root or to the service account, and nobody else can write to it.
+//attack:remove internal/scripts/program.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFREG || st.Mode&0o022 == 0 || sticky {
+//attack:run directory writable by everybody
+//
+//attack:actor local user
+//attack:does Has an extension script in the home directory, where it can be changed after somebody has configured it.
+//attack:control Programs and the directories above them belong to root or to the service account.
+//attack:remove internal/scripts/program.go: if st.Uid != 0 && st.Uid != r.account { => if st.Uid == 1 {
+//attack:run directory of somebody else
+//
+//attack:actor local user
+//attack:does Lets the name of an extension script be a link into the home directory.
+//attack:control The file of a program is no link.
+//attack:remove internal/scripts/program.go: if links++; links > maxLinks || len(rest) == 1 { => if links++; links > maxLinks {
+//attack:run a link$
 func TestProgramRules(t *testing.T) {
 	t.Parallel()
 	testkit.Require(t, testkit.Root) // to give files away
@@ -103,6 +127,11 @@ func TestProgramRules(t *testing.T) {
 }
 
 // TestBinariesRunByDescriptor: what is executed is the file that was checked, also if the name leads elsewhere by then.
+//
+//attack:actor malicious script
+//attack:does Replaces the program between the check and its execution.
+//attack:control A binary is executed by the descriptor that was checked.
+//attack:remove internal/scripts/program.go: return procPath(fd), func() { unix.Close(fd) }, nil => return p.path, func() { unix.Close(fd) }, nil
 func TestBinariesRunByDescriptor(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil)

@@ -35,7 +35,7 @@ import (
 //attack:does Lets the name of an extension script be a link into the home directory.
 //attack:control The file of a program is no link.
 //attack:remove internal/scripts/program.go: if links++; links > maxLinks || len(rest) == 1 { => if links++; links > maxLinks {
-//attack:run a link$
+//attack:run a link
 func TestProgramRules(t *testing.T) {
 	t.Parallel()
 	testkit.Require(t, testkit.Root) // to give files away

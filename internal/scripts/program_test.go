@@ -18,19 +18,16 @@ import (
 //attack:control A program that others can write to is not executed.
 //attack:remove internal/scripts/program.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFDIR || st.Mode&0o022 == 0 || sticky {
 //attack:run writable by the group
-//
 //attack:actor local user
 //attack:does Exchanges an extension script, because a directory above it is writable.
 //attack:control Every directory on the way to a program belongs to root or to the service account, and nobody else can write to it.
 //attack:remove internal/scripts/program.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFREG || st.Mode&0o022 == 0 || sticky {
 //attack:run directory writable by everybody
-//
 //attack:actor local user
 //attack:does Has an extension script in the home directory, where it can be changed after somebody has configured it.
 //attack:control Programs and the directories above them belong to root or to the service account.
 //attack:remove internal/scripts/program.go: if st.Uid != 0 && st.Uid != r.account { => if st.Uid == 1 {
 //attack:run directory of somebody else
-//
 //attack:actor local user
 //attack:does Lets the name of an extension script be a link into the home directory.
 //attack:control The file of a program is no link.

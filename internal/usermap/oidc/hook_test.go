@@ -24,12 +24,6 @@ func (e entries) RecordScript(_ context.Context, x scripts.Entry) {
 }
 
 // TestProgram runs real programs of a site.
-//
-//attack:actor malicious script
-//attack:does Answers a login with the uid of root, of a service, or with what is no uid.
-//attack:control Numbers that no ordinary account has are refused, and the policy looks at all others.
-//attack:remove internal/scripts/identity.go: case *r.UID <= 0 || *r.UID >= 1<<32-1: => case false:
-//attack:run root
 func TestProgram(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

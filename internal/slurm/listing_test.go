@@ -190,6 +190,11 @@ func TestAccountingRows(t *testing.T) {
 }
 
 // TestSeparator: nobody can know it in advance.
+//
+//attack:actor malicious job
+//attack:does Has a name with line breaks and separators, to appear as another job in the listing.
+//attack:control Fields are separated by a random text that is new for each command.
+//attack:remove internal/slurm/client.go: rand.Text()[:9] => rand.Text()[:0] + "123456789"
 func TestSeparator(t *testing.T) {
 	t.Parallel()
 	a, b := separator(), separator()

@@ -119,11 +119,6 @@ func TestJob(t *testing.T) {
 }
 
 // TestForgedRow: the name, comment and directory of a job cannot make a row about another one.
-//
-//attack:actor malicious job
-//attack:does Has a name with line breaks and separators, to appear as another job in the listing.
-//attack:control Fields are separated by a random text that is new for each command.
-//attack:remove internal/slurm/client.go: return "|" + rand.Text()[:9] + ":" => return "|" + rand.Text()[:0] + ":"
 func TestForgedRow(t *testing.T) {
 	t.Parallel()
 	c := slurmkit.Start(t)

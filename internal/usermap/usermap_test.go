@@ -63,7 +63,7 @@ func TestOnlyUsersCoreHasNamed(t *testing.T) {
 //attack:actor malicious identity
 //attack:does Names, for a second user of UCloud, an account that is connected already.
 //attack:control An account belongs to one user, and the database says so.
-//attack:remove internal/usermap/link.go: if other, err := tx.MappingByUID(a.UID); err == nil && other.User != l.User {\n\t\treturn other, uidTaken(a, other.User)\n\t} => if other, err := tx.MappingByUID(a.UID); err == nil && other.User != l.User {\n\t\tif err := tx.DeleteMapping(other.User); err != nil {\n\t\t\treturn other, err\n\t\t}\n\t}
+//attack:remove internal/usermap/link.go: if other, err := tx.MappingByUID(a.UID); err == nil && other.User != l.User {\n\t\treturn other, uidTaken(a, other.User)\n\t} => if other, err := tx.MappingByUID(a.UID); err == nil && other.User != l.User {\n\t\tif err := tx.RemoveMapping(other.User, false, other.UpdatedAt); err != nil {\n\t\t\treturn other, err\n\t\t}\n\t}
 func TestOneUIDOneUser(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -21,7 +21,7 @@ import (
 
 const (
 	// freeOverhead and overheadPerSecond are what a client may send beside its requests: pings, settings, windows.
-	freeOverhead      = 1 << 20
+	freeOverhead      = 256 << 10
 	overheadPerSecond = 4 << 10
 	// resetsPerSecond come back into the budget of taken back requests.
 	resetsPerSecond = 10

@@ -138,6 +138,8 @@ func TestNobodyListens(t *testing.T) {
 	checkFailure(t, "the route stays", f.core("POST", "/ucloud/birch/files/browse", "{}", alice), 503)
 
 	// The server knows better: the request is sent to the new instance.
+	f.settings.Hold.Timeout = 20 * time.Second // however busy the machine is
+	f.Reconfigure(f.settings)
 	good := stale
 	good.Port, good.ID = f.alice.port(), 3
 	f.control.onWake(func(context.Context, ident.UCloudUser) (*Route, string, error) { return &good, "", nil })

@@ -106,6 +106,7 @@ func (c *Conn) SetReadLimit(n int64) {
 // Reader gives the next message.
 func (c *Conn) Reader(ctx context.Context) (websocket.MessageType, io.Reader, error) {
 	c.whole.came.Store(0)
+	c.whole.begun.Store(time.Now().UnixNano())
 	return c.Conn.Reader(ctx)
 }
 
@@ -188,6 +189,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, errors.Join(errors.New("take over the connection"), err)
 	}
 	h.whole = &whole{Conn: c}
+	h.whole.begun.Store(time.Now().UnixNano())
 	c = h.whole
 	if h.wrap != nil {
 		c = h.wrap(c)
@@ -202,11 +204,15 @@ type whole struct {
 	net.Conn
 	limit atomic.Int64 // bytes of a message
 	came  atomic.Int64 // bytes since the last message was begun
+	begun atomic.Int64 // when that was, Unix ns
 }
 
 // freeOverhead is what may come beside the bytes of a message. A frame of one byte, the smallest that is of use, has seven
-// in all.
-const freeOverhead = 1 << 20
+// in all. A connection without messages may be kept alive for ever.
+const (
+	freeOverhead      = 256 << 10
+	overheadPerSecond = 64
+)
 
 var (
 	// ErrCut is a connection that ends without a closing handshake.
@@ -215,10 +221,15 @@ var (
 	ErrOverhead = errors.New("too much is sent beside the messages")
 )
 
+func (w *whole) tooMuch() bool {
+	since := time.Since(time.Unix(0, w.begun.Load())).Seconds()
+	return w.came.Load() > freeOverhead+7*w.limit.Load()+int64(since*overheadPerSecond)
+}
+
 // Read implements [net.Conn].
 func (w *whole) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
-	if w.came.Add(int64(n)) > freeOverhead+7*w.limit.Load() {
+	if w.came.Add(int64(n)) > freeOverhead+7*w.limit.Load() && w.tooMuch() {
 		w.Conn.Close() //nolint:errcheck // it is to end
 		return 0, ErrOverhead
 	}

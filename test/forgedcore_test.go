@@ -18,6 +18,115 @@ import (
 // TestForgedCore: with signed intents required, a Core in wrong hands gets nothing done in a user's name, however it puts
 // together what it has seen; and what users really want keeps working all the while. After each attempt everything below the
 // homes and the project's directory is compared, byte by byte.
+//
+//attack:actor compromised core
+//attack:does Sends a request in a user's name without any intent.
+//attack:control The instance demands an intent for each call, whatever Core's token says.
+//attack:remove internal/fileserver/intents.go: rule.Frame || g.intents.Mode(rule) == intent.ModeOff { => rule.Frame || g.intents.Mode(rule) != "" {
+//attack:run stripped
+//attack:actor compromised core
+//attack:does Asks for a link to download a file, without an intent.
+//attack:control A missing intent is a refusal, not a pass.
+//attack:remove internal/intent/intent.go: return refuse(Missing, "there is none") => return refuse(OK, "there is none")
+//attack:run download
+//attack:actor compromised core
+//attack:does Puts an SSH key of its own among those of a user, by a call that today's browsers cannot sign.
+//attack:control Calls without a name in today's client need an intent as well.
+//attack:remove internal/intent/intent.go: return refuse(Unsignable, "there is none") => return refuse(OK, "there is none")
+//attack:run SSH key
+//attack:actor compromised core
+//attack:does Deletes files with what a user signed for making a folder.
+//attack:control The intent names the call, and is good for that one only.
+//attack:remove internal/intent/intent.go: case !r.Rule.accepts(c.Call): => case false:
+//attack:run intent of making for deleting
+//attack:actor compromised core
+//attack:does Moves files with what a user signed for making a folder.
+//attack:control Each route says which calls must have been signed for it.
+//attack:remove internal/fileserver/server.go: bulk(o.Files.Move), "files.move" => bulk(o.Files.Move), "files.createFolder"
+//attack:run intent of making for moving
+//attack:actor compromised core
+//attack:does Has a file downloaded with what a user signed for looking at a folder.
+//attack:control Links for downloads have a name of their own.
+//attack:remove internal/downloads/downloads.go: rule := intent.Rule{Calls: []string{"files.createDownload"}, => rule := intent.Rule{Calls: []string{"files.createDownload", "files.browse"},
+//attack:run intent of listing for downloading
+//attack:actor compromised core
+//attack:does Signs with a key that it made itself.
+//attack:control Only keys of this user verify.
+//attack:remove internal/intent/verify.go: \t\tif t.verify(k.Public) { => \t\tif t != nil || t.verify(k.Public) {
+//attack:run unknown key
+//attack:actor compromised core
+//attack:does Uses an intent in which another user is named.
+//attack:control The intent names the user whose account the instance has.
+//attack:remove internal/intent/intent.go: case c.Username != string(v.opts.User): => case false:
+//attack:run names another user
+//attack:actor compromised core
+//attack:does Takes what a user signed for their own workspace to a project's drive.
+//attack:control The intent names the workspace, which is that of every drive in the request.
+//attack:remove internal/intent/owners.go: case owner == signed: => case owner == owner:
+//attack:run own workspace for the project's drive
+//attack:actor compromised core
+//attack:does Sends what a user signed once more, with another folder.
+//attack:control An intent is bound to the first request that it came with.
+//attack:remove internal/intent/memory.go: if !u.reads || len(e.requests) >= maxReads || now.Sub(e.first) > readWindow || now.Before(e.first) { => if u.reads && len(e.requests) >= maxReads {
+//attack:run replayed with other payload
+//attack:actor compromised core
+//attack:does Keeps intents for later.
+//attack:control An intent ends with its time.
+//attack:remove internal/intent/intent.go: case !c.Exp.After(now.Add(-v.opts.Leeway)): => case false:
+//attack:run expired
+//attack:actor compromised core
+//attack:does Uses an intent that a device with a wrong clock made for the future.
+//attack:control An intent is no good before its time.
+//attack:remove internal/intent/intent.go: case c.Iat.After(now.Add(v.opts.Leeway)): => case false:
+//attack:run future
+//attack:actor compromised core
+//attack:does Has a script in the user's page make intents that are good for a day.
+//attack:control The life of intents is bounded.
+//attack:remove internal/intent/intent.go: case c.Exp.Sub(c.Iat) > v.opts.MaxAge: => case false:
+//attack:run too long a life
+//attack:actor compromised core
+//attack:does Sends two intents, of which one program looks at the first and another at the last.
+//attack:control Several headers are no intent.
+//attack:remove internal/intent/intent.go: return strings.Join(h.Values(HeaderSignedIntent), ", ") => return h.Get(HeaderSignedIntent)
+//attack:remove internal/intent/intent.go: \t"strings"\n =>
+//attack:remove internal/intent/intent.go: if prefix, ok := strings.CutSuffix(name, "*"); ok && strings.HasSuffix(prefix, ".") && strings.HasPrefix(call, prefix) && len(call) > len(prefix) { => if name == "" {
+//attack:run header twice
+//attack:actor compromised core
+//attack:does Uses the key of a browser whose owner has not proved who they are.
+//attack:control A key verifies nothing before the proof.
+//attack:remove internal/signingkeys/signingkeys.go: if k.State == store.SigningKeyActive && k.UID != nil && *k.UID == uid { => if k.UID == nil || *k.UID == uid {
+//attack:run inactive key
+//attack:actor compromised core
+//attack:does Uploads a key of its own through the link that it passes on, and waits until the user connects.
+//attack:control A key comes into use only if its fingerprint was compared.
+//attack:remove internal/usermap/ticket/method.go: if c.KeyFingerprint != "" { => if c.KeyFingerprint != "-" {
+//attack:remove internal/usermap/ticket/method.go: \t\tif rec.Key == "" {\n\t\t\treturn nil\n\t\t}\n\t\tif err := tx.Forget => \t\tif rec.Key != "-" {\n\t\t\treturn nil\n\t\t}\n\t\tif err := tx.Forget
+//attack:run connected without comparing the key
+//attack:actor compromised core
+//attack:does Goes on with the stolen key of a user who has revoked it.
+//attack:control Instances are told at once when keys change.
+//attack:remove internal/signingkeys/signingkeys.go: \ts.wake()\n\ts.o.Changed(user) => \ts.wake()
+//attack:run revoked key
+//attack:actor compromised core
+//attack:does Puts another folder into a request that was signed as a whole.
+//attack:control The second form has a digest of the payload.
+//attack:remove internal/intent/intent.go: if digest != c.Bdy { => if digest == "" {
+//attack:run second form: other payload
+//attack:actor compromised core
+//attack:does Uses at this provider what was signed for another one.
+//attack:control The second form names the provider.
+//attack:remove internal/intent/intent.go: case t.form == Form2 && c.Aud != v.opts.Provider: => case false:
+//attack:run second form: other provider
+//attack:actor compromised core
+//attack:does Searches a user's files over a socket, whose first message has no intent.
+//attack:control First messages are checked like requests.
+//attack:remove internal/fileserver/intents.go: if c.intents == nil || c.intents.Mode(rule) == intent.ModeOff { => if c.intents == nil || c.intents.Mode(rule) != "" {
+//attack:run sockets/stripped
+//attack:actor compromised core
+//attack:does Uploads a key of its own through the link that it passes on, before the browser of the user does.
+//attack:control A link takes one key; with a second one, neither is of use.
+//attack:remove internal/signingkeys/upload.go: case have.Fingerprint != key.Fingerprint(): => case have.Fingerprint == "":
+//attack:run connecting
 func TestForgedCore(t *testing.T) {
 	f := newForger(t)
 	list := append(tokens(), requests()...)

@@ -24,6 +24,17 @@ import (
 
 // TestForgedJobs: the same for jobs. No forged request brings a job into Slurm, changes one, or opens a session in one; seen in
 // the queue, in the accounting and in the files.
+//
+//attack:actor compromised core
+//attack:does Submits a job in a user's name with what the user signed for extending one.
+//attack:control Submitting has a name of its own.
+//attack:remove internal/jobrunner/routes.go: signed("jobs.create", "items[]") => signed("jobs.extend", "items[]")
+//attack:run intent of extending
+//attack:actor compromised core
+//attack:does Opens a shell in a folder of a user, by a call that today's browsers cannot sign.
+//attack:control Calls without a name in today's client need an intent as well.
+//attack:remove internal/jobrunner/routes.go: unsigned([]string{OpenTerminal}) => intent.Rule{Exempt: "none"}
+//attack:run terminal in a folder
 func TestForgedJobs(t *testing.T) {
 	c := newCluster(t, computeSettings{intents: intent.ModeRequire, slurm: "    web: { enabled: true, prefix: app-, suffix: .apps.localhost, portRange: 15000-16999 }\n"})
 	eve := c.addPerson("Eve#6666")

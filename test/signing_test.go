@@ -41,20 +41,32 @@ var clientCalls = map[string]string{
 type browserKey struct {
 	*intentkit.Signer
 	mu   sync.Mutex
-	made int // intents: no two of the same second are alike, since the provider could not tell the second from a replay
+	used map[[2]int64]bool // times of intents
+}
+
+// times are the times of an intent. No two are alike: the provider could not tell the second from a replay.
+func (k *browserKey) times() (iat, exp int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for iat = time.Now().Unix(); ; iat-- {
+		for exp = iat + 30; exp < iat+60; exp++ {
+			if !k.used[[2]int64{iat, exp}] {
+				k.used[[2]int64{iat, exp}] = true
+				return iat, exp
+			}
+		}
+	}
 }
 
 func (k *browserKey) claims(who ident.UCloudUser, call string, project ident.ProjectID) intentkit.Claims {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.made++
+	iat, exp := k.times()
 	return intentkit.Claims{
-		Call: call, Username: string(who), Project: string(project), Life: intentkit.Life + time.Duration(k.made%25)*time.Second,
+		Call: call, Username: string(who), Project: string(project), At: time.Unix(iat, 0), Life: time.Duration(exp-iat) * time.Second,
 	}
 }
 
 func (w *world) newKey() *browserKey {
-	return &browserKey{Signer: intentkit.NewRSA(w.t, "", 2048)}
+	return &browserKey{Signer: intentkit.NewRSA(w.t, "", 2048), used: map[[2]int64]bool{}}
 }
 
 // sign signs a call for a user with the key of their browser; "" if they have none.

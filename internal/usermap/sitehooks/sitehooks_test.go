@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -74,7 +73,6 @@ type world struct {
 	tickets *ticket.Method
 	hooks   *sitehooks.Service
 	runner  *scripts.Runner
-	hook    atomic.Pointer[scripts.Hook] // both hooks are the same program
 }
 
 func open(ctx context.Context, dir string) (*world, error) {

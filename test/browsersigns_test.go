@@ -96,8 +96,10 @@ func TestBrowserSigns(t *testing.T) {
 	if _, err := w.as(ada, "keys", "revoke", fingerprint, "--yes"); err != nil {
 		t.Fatal(err)
 	}
-	p.press("#refresh")
-	p.says("Press Connect to make a key")
+	p.until("the console to notice", func() bool { // the instance hears of it a moment later
+		p.press("#refresh")
+		return strings.Contains(p.text("#message"), "Press Connect to make a key")
+	})
 	p.until("the key to be gone", func() bool { return p.text("#fingerprint") == "" })
 	p.shot("revoked")
 	if again := p.connectWithKey(ada); again == fingerprint {

@@ -187,7 +187,8 @@ func keyAttempts() []attempt {
 			if _, err := f.cli("keys", "revoke", k.Key.Fingerprint(), "--yes"); err != nil {
 				f.t.Error(err)
 			}
-			f.signers[f.ada.name] = old // the first device goes on
+			settles(func() bool { _, err := f.browse(f.ada, f.ada.home()); return err != nil }) // the instance hears of it a moment later
+			f.signers[f.ada.name] = old                                                         // the first device goes on
 			return k
 		}),
 	}

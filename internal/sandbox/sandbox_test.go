@@ -89,11 +89,6 @@ func child(dir string) error {
 	must("run another program", exec.Command(at("bin/sh")).Run(), denied)
 	must("run the state", os.WriteFile(at("state/program"), []byte("#!/bin/true\n"), 0o700), nil)
 	must("run the state", exec.Command(at("state/program")).Run(), denied)
-	// PTRACE_ATTACH fails without an effect if it is not allowed, and it would not be for another account's process anyway,
-	// so the parent, which is the same account's, is the one to try.
-	if parent := os.Getppid(); os.Getenv(envDepth) == "0" {
-		must("trace the parent", syscall.PtraceAttach(parent), unix.EPERM)
-	}
 	// What replaces a file is allowed as well: rules are about the directory.
 	depth, err := strconv.Atoi(os.Getenv(envDepth))
 	if err != nil {
@@ -129,6 +124,9 @@ var landlock = testkit.Requirement{Name: "a kernel with Landlock", Missing: func
 func TestInside(t *testing.T) {
 	t.Parallel()
 	testkit.Require(t, landlock)
+	if raceDetector {
+		t.Skip("a program with the race detector does not begin anew well: run without -race; TestGatewaySandbox (e2e) has a real program")
+	}
 	dir := t.TempDir()
 	for _, d := range []string{"read", "state", "bin"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {

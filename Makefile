@@ -8,7 +8,7 @@ LDFLAGS     := -s -w -X main.version=$(VERSION)
 BIN         := bin
 # The race detector needs cgo (CGO_ENABLED=1 below), for the test binaries only; what ships stays static.
 TEST_FLAGS  ?= -race -timeout 20m
-FUZZ_TIME   ?= 3s
+FUZZ_TIME   ?= 1s
 
 .PHONY: build demo demo-clean test unit e2e outages controls fuzz fuzz-long lint fmt generate bench setup clean
 

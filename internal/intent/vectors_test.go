@@ -14,6 +14,7 @@ import (
 
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/signkey"
+	"ucloud-im/internal/testkit"
 )
 
 type vectorFile struct {
@@ -141,9 +142,10 @@ func TestDocumentNamesEveryReason(t *testing.T) {
 // TestDocumentedJavaScript runs the code of the document on what browsers sent, if there is something to run it with.
 func TestDocumentedJavaScript(t *testing.T) {
 	t.Parallel()
-	node, err := exec.LookPath("node")
+	testkit.Require(t, testkit.Component("node"))
+	node, err := testkit.Program("node")
 	if err != nil {
-		t.Skip("no node here")
+		t.Fatal(err)
 	}
 	text, err := os.ReadFile("../../docs/protocol-intents.md")
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"ucloud-im/internal/failure"
+	"ucloud-im/internal/testkit"
 )
 
 // modulus gives an odd number of the given size. Nothing here needs its factors.
@@ -184,9 +185,7 @@ func TestFingerprintAsOthersComputeIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("no openssl here")
-	}
+	testkit.Require(t, testkit.Component("openssl"))
 	cmd := exec.Command("sh", "-c", "openssl pkey -pubin -outform DER | openssl dgst -sha256 -binary | openssl base64 | tr -d '='")
 	cmd.Stdin = strings.NewReader(text)
 	out, err := cmd.CombinedOutput()

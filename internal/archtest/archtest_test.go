@@ -165,8 +165,8 @@ var layers = [][]string{
 	{"ident", "failure", "observability", "signkey"},
 	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "sandbox", "handover", "localuser", "shell", "software", "yamlnode", "nodump"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
-	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "slurmcheck", "applications"},
-	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "intentpolicy", "jobs", "jobsite", "signingkeys"},
+	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "slurmcheck", "applications", "tasks"},
+	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "intentpolicy", "jobs", "jobsite", "signingkeys", "taskserver", "browserlink"},
 	{"fileserver", "integration", "operator", "gateway", "jobrunner", "websession"},
 	{"cli", "roleserver", "roleuser", "rolegateway"},
 }

@@ -50,7 +50,7 @@ var names = []string{
 // Reasons are all that a verdict can have.
 func Reasons() []Reason {
 	return []Reason{
-		OK, Exempt, Missing, Unsignable, Malformed, NoKey, Signature, WrongCall, WrongUser, Project, Workspaces, Provider, Payload, Expired,
-		Future, Life, Replayed, Busy,
+		OK, Exempt, Missing, Unsignable, Malformed, NoKey, Signature, WrongCall, WrongUser, Project, Workspaces, Provider, Payload, WrongDrive,
+		Expired, Future, Life, Replayed, Busy,
 	}
 }

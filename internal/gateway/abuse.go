@@ -21,8 +21,11 @@ import (
 
 const (
 	// freeOverhead and overheadPerSecond are what a client may send beside its requests: pings, settings, windows.
-	freeOverhead      = 256 << 10
+	// And the bodies that may be here before anybody reads them: while an instance is woken, or in the moment before Core's
+	// token is looked at.
+	freeOverhead      = 256<<10 + receiveWindow
 	overheadPerSecond = 4 << 10
+	receiveWindow     = 1 << 20
 	// resetsPerSecond come back into the budget of taken back requests.
 	resetsPerSecond = 10
 	// endAfter is how long a connection that is over a limit may stay, so that the refusal can be read.

@@ -19,6 +19,7 @@ type connections struct {
 	settings func() *Settings
 	refused  func(limit string, ip netip.Addr) // counts and logs refusals
 	rates    *buckets[netip.Addr]              // new connections
+	start    time.Time
 
 	mu    sync.Mutex
 	open  map[*trackedConn]struct{}
@@ -29,7 +30,7 @@ type connections struct {
 
 func newConnections(settings func() *Settings) *connections {
 	return &connections{
-		settings: settings, refused: func(string, netip.Addr) {}, rates: newBuckets[netip.Addr](maxBuckets),
+		settings: settings, refused: func(string, netip.Addr) {}, rates: newBuckets[netip.Addr](maxBuckets), start: time.Now(),
 		open: make(map[*trackedConn]struct{}), byIP: make(map[netip.Addr]int), core: make(map[netip.Addr]time.Time),
 	}
 }
@@ -43,6 +44,8 @@ type trackedConn struct {
 	core    atomic.Bool // a verified Core token was seen
 	active  atomic.Int64
 	once    sync.Once
+	// coreSeen is when its address was noted as Core's, in nanoseconds since connections.start.
+	coreSeen atomic.Int64
 
 	abuse
 }
@@ -65,13 +68,15 @@ func (c *trackedConn) CloseWrite() error {
 	return nil
 }
 
-// sawCore exempts the connection and its address from the limits for unknown clients.
+// sawCore exempts the connection and its address from the limits for unknown clients. Core may use one connection for
+// days, so its address has to be noted again now and then.
 func (c *trackedConn) sawCore(now time.Time) {
-	if c.core.Load() {
+	a := c.all
+	at := int64(now.Sub(a.start))
+	if c.core.Swap(true) && at-c.coreSeen.Load() < int64(coreMemory/10) {
 		return
 	}
-	c.core.Store(true)
-	a := c.all
+	c.coreSeen.Store(at)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.uncountLocked(c)

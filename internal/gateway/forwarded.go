@@ -48,10 +48,11 @@ func clientOf(r *http.Request, peer netip.Addr, trusted []netip.Prefix) client {
 	return c
 }
 
-// forwardedHops gives the addresses of Forwarded (RFC 7239), else of X-Forwarded-For, and the scheme that the nearest
-// proxy saw.
+// forwardedHops gives the addresses of X-Forwarded-For, else of Forwarded (RFC 7239), and the scheme that the nearest
+// proxy saw. In this order, since proxies that write the first, nearly all, pass on what a client has written into the
+// second: it could be anybody then.
 func forwardedHops(h http.Header) (hops []string, proto string) {
-	if values := h["Forwarded"]; len(values) > 0 {
+	if values := h["Forwarded"]; len(values) > 0 && len(h["X-Forwarded-For"]) == 0 {
 		for _, element := range strings.Split(strings.Join(values, ","), ",") {
 			node := ""
 			for pair := range strings.SplitSeq(element, ";") {

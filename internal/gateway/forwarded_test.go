@@ -27,7 +27,7 @@ func TestClientOf(t *testing.T) {
 		{"only proxies", "10.20.0.2", map[string]string{"X-Forwarded-For": "10.20.0.9"}, false, "10.20.0.9", false},
 		{"garbage on the right", "10.20.0.2", map[string]string{"X-Forwarded-For": "192.0.2.7, unknown"}, false, "10.20.0.2", false},
 		{"forwarded", "10.20.0.2", map[string]string{"Forwarded": `for=1.1.1.1, for="[2001:db8::7]:4711";proto=https`}, false, "2001:db8::7", true},
-		{"forwarded wins", "10.20.0.2", map[string]string{"Forwarded": "for=192.0.2.8", "X-Forwarded-For": "192.0.2.7"}, false, "192.0.2.8", false},
+		{"client lies in the header that the proxy does not know", "10.20.0.2", map[string]string{"Forwarded": "for=1.1.1.1;proto=https", "X-Forwarded-For": "192.0.2.7"}, false, "192.0.2.7", false},
 		{"real ip", "10.20.0.2", map[string]string{"X-Real-Ip": "192.0.2.9"}, false, "192.0.2.9", false},
 		{"TLS to the proxy, plain before it", "10.20.0.2", map[string]string{"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "http"}, true, "192.0.2.7", false},
 		{"IPv6 proxy", "fd00::1", map[string]string{"X-Forwarded-For": "192.0.2.7:55"}, false, "192.0.2.7", false},

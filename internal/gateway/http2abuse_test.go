@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"ucloud-im/internal/ident"
 )
 
 const (
@@ -303,6 +306,36 @@ func TestOverheadOfHonestClients(t *testing.T) {
 		eventually(t, "the data", func() bool { return received() >= (i+1)*13*100*100 || h.isClosed() })
 	}
 	h.mustAnswer(t)
+}
+
+// TestBodyThatWaits: the budget is no limit for a body that comes before anybody reads it: as much as its window allows.
+func TestBodyThatWaits(t *testing.T) {
+	t.Parallel()
+	f, address := http2Fixture(t, nil, func(f *fixture, _ *Options) { f.settings.Hold.Timeout = time.Minute })
+	asked, release := make(chan struct{}), make(chan struct{})
+	f.control.onToken(func(context.Context, ident.UCloudUser, [32]byte) (bool, error) {
+		close(asked)
+		<-release
+		return false, nil
+	})
+	h := dialHTTP2(t, address, nil)
+	var block []byte
+	// Bob has no instance, so the server is asked about the token.
+	for _, kv := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":authority", "birch.example.net"}, {":path", "/ucloud/birch/upload?token=x&usernameHint=Qm9iIzE%3D"}} {
+		block = hpackLiteral(block, kv[0], kv[1])
+	}
+	if err := http2Frame(h, frameHeaders, 0x4, 1, block); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	for range receiveWindow >> 14 {
+		if err := http2Frame(h, frameData, 0, 1, make([]byte, 1<<14)); err != nil {
+			t.Fatalf("cut off: %v", err)
+		}
+	}
+	h.mustAnswer(t)
+	close(release)
+	eventually(t, "an answer", func() bool { return h.statusOf(1) == "404" })
 }
 
 // TestHeadersWithoutEnd: net/http bounds them; the gateway relies on it.

@@ -82,6 +82,23 @@ func TestConnectionsPerAddress(t *testing.T) {
 	}
 }
 
+// TestCoreIsRemembered: the address of a Core that has one connection for days stays exempt from the limits of new ones.
+func TestCoreIsRemembered(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	ip := netip.MustParseAddr("192.0.2.1")
+	c := &trackedConn{all: f.conns, ip: ip}
+	now := time.Now()
+	for _, at := range []time.Duration{0, coreMemory / 2, coreMemory + time.Minute} {
+		c.sawCore(now.Add(at))
+	}
+	f.conns.mu.Lock()
+	defer f.conns.mu.Unlock()
+	if seen := f.conns.core[ip].Sub(now); seen != coreMemory+time.Minute {
+		t.Errorf("Core was last seen after %s", seen)
+	}
+}
+
 func TestBadTokenDoesNotExempt(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(f *fixture, _ *Options) { f.settings.Limits.MaxConnectionsPerIP = 2 })

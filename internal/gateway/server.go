@@ -70,6 +70,9 @@ func (g *Gateway) httpServer(h http.Handler) *http.Server {
 			SendPingTimeout:      l.StallTimeout,
 			PingTimeout:          min(15*time.Second, l.StallTimeout),
 			WriteByteTimeout:     l.StallTimeout,
+			// The budget of a connection counts on this.
+			MaxReceiveBufferPerConnection: receiveWindow,
+			MaxReceiveBufferPerStream:     receiveWindow,
 		},
 		ErrorLog:  slog.NewLogLogger(g.log.Handler(), slog.LevelDebug), // refused handshakes and the like: anybody can cause them
 		ConnState: noteProtocol,

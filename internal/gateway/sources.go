@@ -221,13 +221,13 @@ func (ex *exchange) limitBrowser(r *http.Request) error {
 
 // exempt tells whether Core uses this connection. Behind a trusted proxy the connection says nothing: it is the proxy's.
 func (ex *exchange) exempt() bool {
-	return ex.conn != nil && ex.conn.core.Load() && ex.conn.ip == ex.client.ip && ex.conn.ip.IsValid()
+	return ex.conn != nil && !ex.conn.trusted && ex.conn.core.Load() && ex.conn.ip == ex.client.ip
 }
 
 // refuse ends a request that is over a limit.
 func (ex *exchange) refuse(e *limitError) {
 	ex.g.sources.note(e.limit, ex.client.ip, ex.arrival)
-	if e.limit != limitUser && ex.conn != nil && ex.conn.ip == ex.client.ip && !ex.conn.core.Load() {
+	if e.limit != limitUser && ex.conn != nil && !ex.conn.trusted && ex.conn.ip == ex.client.ip && !ex.conn.core.Load() {
 		// Refusing over an open connection costs us more than the client: let it connect anew, which has a rate of its own.
 		ex.w.Header().Set("Connection", "close")
 		ex.conn.endSoon()

@@ -26,6 +26,8 @@ type conn struct {
 	c    net.Conn
 	r    *bufio.Reader
 	body []byte // of the last answer; valid until the next request
+
+	closes bool // the last answer is the last on this connection
 }
 
 func dial(address string) (*conn, error) {
@@ -49,6 +51,7 @@ func (c *conn) do(request []byte) (status int, err error) {
 		return 0, err
 	}
 	length, chunked := -1, false
+	c.closes = false
 	for first := true; ; first = false {
 		line, err := c.r.ReadSlice('\n')
 		if err != nil {
@@ -76,6 +79,8 @@ func (c *conn) do(request []byte) (status int, err error) {
 			}
 		case bytes.EqualFold(name, []byte("transfer-encoding")):
 			chunked = bytes.EqualFold(bytes.TrimSpace(value), []byte("chunked"))
+		case bytes.EqualFold(name, []byte("connection")):
+			c.closes = bytes.EqualFold(bytes.TrimSpace(value), []byte("close"))
 		}
 	}
 	c.body = c.body[:0]

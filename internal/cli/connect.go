@@ -75,7 +75,7 @@ func (k *keyFlags) confirmed(a *app, info ipcapi.TicketInfo, self bool) (string,
 		a.note("Ask them for it and add --key FINGERPRINT to have what they do signed.")
 		return "", nil
 	case a.dryRun:
-	case a.yes || !isTerminal(a.stdin):
+	case a.yes || a.quiet || !isTerminal(a.stdin): // nobody would be asked, or not be shown what about
 		e := exitf(ExitUsage, "CONFIRMATION", "a signing key came with this ticket, and somebody has to compare it")
 		return "", withHint(e, "add --key with the fingerprint that your browser shows, or --no-key to connect without")
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ucloud-im/internal/ipcapi"
 )
 
 // terminal is a pseudo-terminal: tty is the end of the program, the file that is returned the end of the person.
@@ -110,4 +112,31 @@ func (tr *trigger) Write(p []byte) (int, error) {
 		tr.fire()
 	}
 	return len(p), nil
+}
+
+// TestKeysAreShownBeforeTheyCount: the answer at a terminal stands for the comparison of a signing key only if the key was
+// shown (decision 14).
+//
+//attack:actor compromised core
+//attack:does Sends a signing key of its own for a user who runs connect with --quiet, and so never sees which key it is.
+//attack:control A command that shows no key, or asks nothing, takes none without --key.
+//attack:remove internal/cli/connect.go: case a.yes || a.quiet || !isTerminal(a.stdin): => case a.yes || !isTerminal(a.stdin):
+func TestKeysAreShownBeforeTheyCount(t *testing.T) {
+	t.Parallel()
+	info := ipcapi.TicketInfo{User: "Alice#1234", KeyFingerprint: "SHA256:x"}
+	_, tty := terminal(t)
+	for name, tc := range map[string]struct {
+		app  app
+		want string
+	}{
+		"asked": {app{stdin: tty}, "SHA256:x"},
+		"quiet": {app{stdin: tty, quiet: true}, ""},
+		"yes":   {app{stdin: tty, yes: true}, ""},
+		"pipe":  {app{stdin: strings.NewReader("y\n")}, ""},
+	} {
+		got, err := (&keyFlags{}).confirmed(&tc.app, info, true)
+		if got != tc.want || (err == nil) != (tc.want != "") {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
 }

@@ -69,7 +69,7 @@ func (s *server) buildAssigned(ctx context.Context) error {
 		return err
 	}
 	s.userHooks.Store(&hooks)
-	o := sitehooks.Options{Store: s.store, Log: s.log, Hook: s.userHook}
+	o := sitehooks.Options{Store: s.store, Log: s.log, Hook: s.userHook, Account: s.accountOf}
 	if s.tickets != nil {
 		o.Decide = s.tickets.Decide
 	}

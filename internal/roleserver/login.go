@@ -147,7 +147,7 @@ func (s *server) loginStatus() ipcapi.StatusPart {
 func (s *server) keyFingerprint(ctx context.Context, user ident.UCloudUser, id string) (fingerprint string, err error) {
 	err = s.store.View(ctx, func(tx *store.Tx) error {
 		k, err := tx.SigningKey(id)
-		if err == nil && k.User != user {
+		if err == nil && (k.User != user || k.State != store.SigningKeyPending) {
 			err = store.ErrNotFound
 		}
 		fingerprint = k.Fingerprint

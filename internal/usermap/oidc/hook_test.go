@@ -106,6 +106,21 @@ func TestUnverifiedEmail(t *testing.T) {
 	}
 }
 
+// TestProgramsOfOneUser: programs are kept apart by the key of their calls, which must be the one that package sitehooks
+// uses (contract 42 SCR-9). Otherwise an account could be opened and closed at the same time.
+func TestProgramsOfOneUser(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if v, _ := w.login(ada, "ada"); v.Stage != consent.StageAsk {
+		t.Fatalf("%+v\n%s", v, w.log)
+	}
+	w.mapper.mu.Lock()
+	defer w.mapper.mu.Unlock()
+	if want := "user/" + string(ada); len(w.mapper.keys) != 1 || w.mapper.keys[0] != want {
+		t.Errorf("the program was called for %q, want %q", w.mapper.keys, want)
+	}
+}
+
 // TestSlowProgram shows a page while the program works, and ends the program with the service.
 func TestSlowProgram(t *testing.T) {
 	t.Parallel()

@@ -296,7 +296,8 @@ func (m *Method) mapped(ctx context.Context, i *issuer, user ident.UCloudUser, w
 	var reply scripts.UIDReply
 	for attempt := 1; ; attempt++ {
 		err := i.Map.Call(ctx, scripts.Call{
-			Key: string(user), Owner: ident.Owner{User: user}, Request: request, Attempt: attempt, Reason: "login",
+			// The same key as for the news of the end of a connection: no two programs work on one user at a time.
+			Key: "user/" + string(user), Owner: ident.Owner{User: user}, Request: request, Attempt: attempt, Reason: "login",
 		}, &reply)
 		if err == nil {
 			return ident.UID(*reply.UID), nil //nolint:gosec // Check has looked at it

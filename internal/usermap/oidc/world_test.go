@@ -72,13 +72,14 @@ type mapper struct {
 	uids  map[string]int64 // by subject
 	fail  []error          // of the next calls
 	asked []scripts.LoginRequest
+	keys  []string      // of the calls
 	hold  chan struct{} // if set, calls wait for it
 }
 
 func (m *mapper) Call(ctx context.Context, c scripts.Call, reply any) error {
 	m.mu.Lock()
 	q, _ := c.Request.(scripts.LoginRequest)
-	m.asked = append(m.asked, q)
+	m.asked, m.keys = append(m.asked, q), append(m.keys, c.Key)
 	hold := m.hold
 	var err error
 	if len(m.fail) > 0 {

@@ -36,6 +36,9 @@ type Options struct {
 	Hook func(name string) *scripts.Hook
 	// Decide carries out what a script has decided about a ticket; nil: tickets are not used.
 	Decide func(ctx context.Context, hash [32]byte, d ticket.Decision) error
+	// Account gives the account with a uid if the policy allows it. It may wait for the name service to know one that the
+	// script has just made. Nil: nobody waits.
+	Account func(ctx context.Context, uid ident.UID) (usermap.Account, error)
 
 	Now func() time.Time // nil: time.Now
 }
@@ -257,10 +260,19 @@ func (s *Service) call(ctx context.Context, hook *scripts.Hook, c store.QueuedCa
 		return nil
 	}
 	d := ticket.Decision{By: "script " + scripts.HookTicketCreated, Message: reply.UserMessage}
+	err := error(nil)
 	if reply.Decision == scripts.DecideApprove {
-		d.Local = ident.UID(*reply.UID).String() //nolint:gosec // checked by the reply
+		uid := ident.UID(*reply.UID) //nolint:gosec // checked by the reply
+		if d.Local = uid.String(); s.o.Account != nil {
+			_, err = s.o.Account(ctx, uid)
+		}
 	}
-	err := s.o.Decide(ctx, [32]byte(news.Hash), d)
+	if err == nil {
+		err = s.o.Decide(ctx, [32]byte(news.Hash), d)
+	}
+	if err != nil && ctx.Err() != nil {
+		return err // the service ends, which says nothing about the decision
+	}
 	switch failure.KindOf(err) {
 	case failure.Conflict, failure.Forbidden, failure.NotFound, failure.Invalid:
 		if err != nil { // another answer may be better, but nobody would ask for it

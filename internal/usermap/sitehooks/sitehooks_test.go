@@ -73,6 +73,8 @@ type world struct {
 	tickets *ticket.Method
 	hooks   *sitehooks.Service
 	runner  *scripts.Runner
+	// account, if set, waits for an account that a script has named.
+	account func(ctx context.Context, uid ident.UID) (usermap.Account, error)
 }
 
 func open(ctx context.Context, dir string) (*world, error) {
@@ -101,6 +103,12 @@ func open(ctx context.Context, dir string) (*world, error) {
 		},
 		Decide: func(ctx context.Context, hash [32]byte, d ticket.Decision) error {
 			return w.tickets.Decide(ctx, hash, d)
+		},
+		Account: func(ctx context.Context, uid ident.UID) (usermap.Account, error) {
+			if w.account == nil {
+				return usermap.Account{}, nil
+			}
+			return w.account(ctx, uid)
 		},
 	})
 	if err != nil {
@@ -411,6 +419,36 @@ END`)
 			}
 		})
 	}
+}
+
+// TestNewAccount: an account that the script has just made may take a while to be known (contract 42 SEC-S4). The decision
+// waits for it, and a service that ends meanwhile has not lost it.
+func TestNewAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `echo '{"decision":"approve","uid":2001}'`)
+	waits := make(chan ident.UID, 1)
+	w.account = func(ctx context.Context, uid ident.UID) (usermap.Account, error) {
+		waits <- uid
+		<-ctx.Done()
+		return usermap.Account{}, failure.New(failure.NotFound, "There is no account %d", uid)
+	}
+	stop := w.run(t)
+	if _, err := w.begin(t, ""); err != nil {
+		t.Fatal(err)
+	}
+	if uid := <-waits; uid != 2001 {
+		t.Fatalf("waits for uid %d", uid)
+	}
+	stop()
+	if n := w.queued(t); n != 1 {
+		t.Fatalf("%d calls are queued after the end of the service", n)
+	}
+	w.account = nil
+	w.run(t)
+	testkit.Eventually(t, "the ticket is used", func() bool {
+		list, err := w.tickets.List(t.Context())
+		return err == nil && len(list) == 1 && list[0].State == store.TicketUsed
+	})
 }
 
 func (w *world) begin(t *testing.T, key string) (string, error) {

@@ -58,6 +58,7 @@ type File struct {
 	mu      sync.Mutex // guards the fields below, and has one reading at a time
 	path    string
 	stamp   stamp
+	since   time.Time // when the file was first seen as it is
 	table   table
 	problem error
 }
@@ -88,7 +89,7 @@ func (f *File) readLocked() error {
 		return err
 	}
 	if f.problem = nil; t != nil {
-		f.table, f.stamp = t, now
+		f.table, f.stamp, f.since = t, now, time.Now()
 		f.log.Info("file with accounts read", "file", f.path, "users", len(t))
 	}
 	return nil
@@ -122,7 +123,9 @@ func (f *File) current() (t table, settled bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	err := f.readLocked() // kept as the problem
-	return f.table, err == nil && time.Since(time.Unix(f.stamp.mtim.Unix())) >= settle
+	// A file may claim to be from the future, as after a copy from a machine whose clock is wrong. Then it counts how long
+	// it has been as it is.
+	return f.table, err == nil && (time.Since(time.Unix(f.stamp.mtim.Unix())) >= settle || time.Since(f.since) >= settle)
 }
 
 // Look implements [assigned.Look].

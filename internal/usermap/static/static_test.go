@@ -240,6 +240,28 @@ func TestChanges(t *testing.T) {
 	apply("nholm active", "none", "bob active")
 }
 
+// A file whose time lies ahead counts all the same, once it has been left alone.
+//
+//attack:actor malicious identity
+//attack:does Goes on working after having been taken out of a file with accounts whose time lies years ahead.
+//attack:control A file counts once it has been left alone for a moment, whatever its time says.
+//attack:remove internal/usermap/static/static.go: >= settle || time.Since(f.since) >= settle) => >= settle)
+func TestFileFromTheFuture(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "Nina#1: nholm\n")
+	w.link(t, "Nina#1")
+	w.write(t, "{}\n", -1000*time.Hour)
+	if err := w.file.apply(t.Context()); err != nil || w.state(t, "Nina#1") != "nholm active" {
+		t.Fatalf("at once: %s, %v", w.state(t, "Nina#1"), err)
+	}
+	w.file.mu.Lock()
+	w.file.since = time.Now().Add(-settle)
+	w.file.mu.Unlock()
+	if err := w.file.apply(t.Context()); err != nil || w.state(t, "Nina#1") != "nholm expired" {
+		t.Errorf("later: %s, %v", w.state(t, "Nina#1"), err)
+	}
+}
+
 func TestRunAndSet(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "Nina#1: nholm\n")

@@ -216,13 +216,17 @@ func (s selection[T]) one(rows []T, word string) (T, error) {
 	return zero, ambiguous(s, found, word)
 }
 
-// single demands that exactly one row was chosen.
-func (s selection[T]) single(rows []T) (T, error) {
-	if len(rows) == 1 {
-		return rows[0], nil
-	}
+// single chooses, and demands that it is exactly one row.
+func (s selection[T]) single(rows []T, args []string) (T, error) {
 	var zero T
-	return zero, ambiguous(s, rows, "")
+	chosen, err := s.choose(rows, args)
+	switch {
+	case err != nil:
+		return zero, err
+	case len(chosen) == 1:
+		return chosen[0], nil
+	}
+	return zero, ambiguous(s, chosen, "")
 }
 
 // ambiguous lists the first ten candidates (contract 41 CLI-5).

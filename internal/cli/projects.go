@@ -105,12 +105,7 @@ func (a *app) projectsShowCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		sel := projectSelection(filters)
-		chosen, err := sel.choose(rows, args)
-		if err != nil {
-			return err
-		}
-		one, err := sel.single(chosen)
+		one, err := projectSelection(filters).single(rows, args)
 		if err != nil {
 			return err
 		}

@@ -113,12 +113,7 @@ func (a *app) usersShowCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		sel := userSelection(filters)
-		chosen, err := sel.choose(rows, args)
-		if err != nil {
-			return err
-		}
-		one, err := sel.single(chosen)
+		one, err := userSelection(filters).single(rows, args)
 		if err != nil {
 			return err
 		}
@@ -271,12 +266,7 @@ func (a *app) usersChangeCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		sel := userSelection(nil)
-		chosen, err := sel.choose(rows, args)
-		if err != nil {
-			return err
-		}
-		one, err := sel.single(chosen)
+		one, err := userSelection(nil).single(rows, args)
 		if err != nil {
 			return err
 		}

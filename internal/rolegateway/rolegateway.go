@@ -289,9 +289,11 @@ func listenerCheck(kernel *sockdiag.Client) func(port int) error {
 	}
 }
 
+const routeFileName = "gateway-routes.json"
+
 // routeFile is where the last route table is kept.
 func (p *process) routeFile() string {
-	return filepath.Join(stateDirectory(p.config), "gateway-routes.json")
+	return filepath.Join(stateDirectory(p.config), routeFileName)
 }
 
 // upgrade starts the successor. It gives false when there is none, and this process goes on.

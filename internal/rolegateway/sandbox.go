@@ -3,6 +3,7 @@ package rolegateway
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -15,12 +16,24 @@ func stateDirectory(c *config.Config) string {
 	return filepath.Join(c.Gateway.StateDirectory.String(), "gateway")
 }
 
+// moveRouteFile takes over the route file of versions that kept it beside the database, where a gateway in its sandbox
+// cannot reach it. Usually there is none.
+func (p *process) moveRouteFile() {
+	earlier := filepath.Join(p.config.Gateway.StateDirectory.String(), routeFileName)
+	if _, err := os.Lstat(p.routeFile()); errors.Is(err, fs.ErrNotExist) {
+		_ = os.Rename(earlier, p.routeFile())
+	} else {
+		_ = os.Remove(earlier) // it has the keys of routes
+	}
+}
+
 // enterSandbox takes the rights away that a gateway does not need, as gateway.sandbox says. When it does so the process
 // begins anew, and the second time this only looks whether it has worked.
 func (p *process) enterSandbox() error {
 	if err := os.MkdirAll(stateDirectory(p.config), 0o700); err != nil {
 		return fmt.Errorf("make the gateway's state directory: %w", err)
 	}
+	p.moveRouteFile()
 	mode := p.config.Gateway.Sandbox
 	if mode == "off" || !p.o.Sandbox {
 		p.sandbox = "off"

@@ -103,3 +103,31 @@ func TestSandboxModes(t *testing.T) {
 		}
 	}
 }
+
+// TestRouteFileMoves: an upgrade from a version without a sandbox keeps the routes, and leaves no keys behind.
+func TestRouteFileMoves(t *testing.T) {
+	if asService(t) {
+		return
+	}
+	s := newSite(t)
+	c, problems := load(s.dir)
+	if c == nil {
+		t.Fatal(problems)
+	}
+	p := &process{config: c, log: slog.New(slog.DiscardHandler)}
+	earlier := filepath.Join(s.dir, "state", "gateway-routes.json")
+	for _, text := range []string{"first", "second"} { // the second stands for what an old process wrote in the end
+		if err := os.WriteFile(earlier, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.enterSandbox(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(p.routeFile()); err != nil || string(got) != "first" {
+			t.Errorf("after %s: %q, %v", text, got, err)
+		}
+		if _, err := os.Lstat(earlier); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after %s: the earlier file: %v", text, err)
+		}
+	}
+}

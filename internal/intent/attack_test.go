@@ -309,6 +309,11 @@ func TestClaimsAreCompared(t *testing.T) {
 //attack:control Whose a drive is is compared with what the provider itself knows.
 //attack:remove internal/intent/drives.go: || known.Project != project) => || known.Project+project == "")
 //attack:run other owner
+//attack:actor compromised core
+//attack:does Describes the drive of a signed request twice: as it is, and once more under the same name in other letters, which the program takes instead.
+//attack:control Documents of drives are found in every spelling of their name, and two of them are refused.
+//attack:remove internal/intent/tree.go: if strings.EqualFold(want, name) { => if want == name {
+//attack:run twice in other letters
 func TestDrivesAreWhereTheProviderPutThem(t *testing.T) {
 	t.Parallel()
 	const place = `hpc-example-Alice#1234\n/home/alice`
@@ -328,16 +333,18 @@ func TestDrivesAreWhereTheProviderPutThem(t *testing.T) {
 		}
 	}
 	owner := `"owner":{"createdBy":"Alice#1234","project":"` + project + `"}`
+	honest := `{"id":"4","providerGeneratedId":"` + place + `",` + owner + `}`
 	for _, tc := range []struct {
 		name, drive string
 		want        intent.Reason
 	}{
-		{"honest", `{"id":"4","providerGeneratedId":"` + place + `",` + owner + `}`, intent.OK},
+		{"honest", honest, intent.OK},
 		{"not known here", `{"id":"5","providerGeneratedId":"elsewhere",` + owner + `}`, intent.OK},
 		{"other place", `{"id":"4","providerGeneratedId":"` + place + `/secret",` + owner + `}`, intent.WrongDrive},
 		{"no place", `{"id":"4",` + owner + `}`, intent.WrongDrive},
 		{"id as a number", `{"id":4,"providerGeneratedId":"x",` + owner + `}`, intent.WrongDrive},
 		{"two places", `{"id":"4","providerGeneratedId":"` + place + `","providergeneratedid":"x",` + owner + `}`, intent.Payload},
+		{"twice in other letters", honest + `,"resolvedcollection":{"id":"4","providerGeneratedId":"x",` + owner + `}`, intent.Payload},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newWorld(t, tablet().Public())

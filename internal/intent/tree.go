@@ -117,7 +117,7 @@ func (r *reader) object(depth int, isMap bool) (any, error) {
 			return nil, fmt.Errorf("the document has %.40q twice", name)
 		}
 		seen[name] = true
-		if !isMap && strings.HasPrefix(name, resolvedPrefix) && !r.keep[name] {
+		if !isMap && strings.HasPrefix(name, resolvedPrefix) && !r.wanted(name) {
 			if err := r.skip(depth + 1); err != nil {
 				return nil, err
 			}
@@ -133,6 +133,17 @@ func (r *reader) object(depth int, isMap bool) (any, error) {
 		return nil, errNotJSON
 	}
 	return o, nil
+}
+
+// wanted tells whether a member is one that is looked at, in any spelling: whoever reads the document next takes a name in
+// other letters for the same one (TestDrivesAreWhereTheProviderPutThem).
+func (r *reader) wanted(name string) bool {
+	for want := range r.keep {
+		if strings.EqualFold(want, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // skip passes over a value without keeping it.

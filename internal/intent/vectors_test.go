@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +136,9 @@ func TestDocumentNamesEveryReason(t *testing.T) {
 	} {
 		if !strings.Contains(string(text), "`"+string(r)+"`") {
 			t.Errorf("the document does not have the reason %s", r)
+		}
+		if !slices.Contains(Reasons(), r) {
+			t.Errorf("numbers about the reason %s would be counted as something else", r)
 		}
 	}
 }

@@ -149,6 +149,9 @@ func (c *Client) Check(ctx context.Context, log *slog.Logger, r intent.Request) 
 			return nil
 		}
 		log.Warn("signed intent cannot be checked", "call", seen.Call, "error", err)
+		if failure.Is(err, failure.TooLarge) {
+			return err // it will not be smaller when it is repeated
+		}
 		return unavailable(err)
 	}
 	seen.Verdict, seen.Form = string(verdict.Reason), verdict.Form

@@ -189,6 +189,19 @@ func TestUnavailableIsNotWrong(t *testing.T) {
 	}
 }
 
+// TestTooLargeIsNotRepeated: Core repeats what is answered 503, and a request does not become smaller by that.
+func TestTooLargeIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	known := intentkit.NewRSA(t, "k1", 2048)
+	c := newClient(&fake{set: keySet(known)}, require)
+	r := request(sign(known, "files.browse"))
+	r.Rule.Owners = []string{"resolvedCollection"}
+	r.Body = []byte(`{"x":[` + strings.Repeat("0,", 1<<18) + `0]}`)
+	if err := c.Check(t.Context(), slog.New(slog.DiscardHandler), r); !failure.Is(err, failure.TooLarge) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestStaleKeys: keys that were read count for a while without the server.
 //
 //attack:actor compromised core

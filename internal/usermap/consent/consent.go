@@ -182,6 +182,10 @@ const CookieLife = shownLife
 // Start opens the first page: it uses the token up and binds the login to the browser that gets the cookie.
 func (s *Service) Start(ctx context.Context, session string) (Started, error) {
 	st := Started{Cookie: newSecret(), State: newSecret()}
+	// As in Claim: anybody can open the page.
+	if err := s.Usable(ctx, session); err != nil {
+		return Started{}, fmt.Errorf("start a login: %w", err)
+	}
 	salt := make([]byte, secretSize)
 	rand.Read(salt) //nolint:errcheck // never fails
 	now := s.o.Now().UTC().Truncate(time.Millisecond)
@@ -257,7 +261,18 @@ func (s *Service) Claim(ctx context.Context, state, cookie string) (*Pending, er
 		return nil, errUnknownState
 	}
 	var rec store.Login
-	err := s.o.Store.Update(ctx, func(tx *store.Tx) (err error) {
+	// Anybody can send a state. One that is not known must not wait for the one writer of the database, nor hold it.
+	err := s.o.Store.View(ctx, func(tx *store.Tx) error {
+		_, err := tx.LoginByState(hash("state", state))
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errUnknownState
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = s.o.Store.Update(ctx, func(tx *store.Tx) (err error) {
 		rec, err = tx.LoginByState(hash("state", state))
 		if errors.Is(err, store.ErrNotFound) || err == nil && !s.o.Now().Before(rec.ExpiresAt) {
 			return errUnknownState

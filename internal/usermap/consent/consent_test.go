@@ -581,3 +581,34 @@ func TestCrash(t *testing.T) {
 		return err
 	})
 }
+
+// TestStrangersDoNotWait: what anybody can send does not need the one writer of the database, so that it can neither hold it
+// nor pile up in front of it.
+//
+//attack:actor internet
+//attack:does Calls the pages of a login with made-up states and links, as fast as it can, to keep those who write from writing.
+//attack:control What is not known is found out by reading alone.
+//attack:remove internal/usermap/consent/consent.go: if errors.Is(err, store.ErrNotFound) {\n\t\treturn nil, errUnknownState => if errors.Is(err, store.ErrNotFound) {\n\t\terr = nil
+func TestStrangersDoNotWait(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	began, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- w.store.Update(context.Background(), func(*store.Tx) error {
+			close(began)
+			<-release
+			return nil
+		})
+	}()
+	<-began
+	if _, err := w.s.Claim(t.Context(), newSecret(), newSecret()); !errors.Is(err, errUnknownState) {
+		t.Errorf("claim: %v", err)
+	}
+	if _, err := w.s.Start(t.Context(), newSecret()); !failure.Is(err, failure.NotFound) {
+		t.Errorf("start: %v", err)
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

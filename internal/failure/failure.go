@@ -145,7 +145,7 @@ func WriteHTTP(w http.ResponseWriter, err error) {
 	h.Del("Content-Length")
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if kind == Unavailable || kind == TooMany {
+	if (kind == Unavailable || kind == TooMany) && h.Get("Retry-After") == "" { // the caller may know better
 		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(body.StatusCode)

@@ -92,7 +92,7 @@ func sandboxRules(c *config.Config, o Options) []sandbox.Rule {
 		files = append(files, t.Certificate.String(), t.Key.File())
 	}
 	for _, f := range files {
-		add(sandbox.Read, realDir(f))
+		add(sandbox.Read, realDir(f), linkDir(f))
 	}
 	links, _ := os.ReadDir(o.ConfigDir)
 	for _, e := range links {
@@ -116,4 +116,18 @@ func realDir(path string) string {
 		return dir
 	}
 	return ""
+}
+
+// linkDir is the directory of a path that is a link; "" for other paths. Below it is what the link may lead to next: those
+// who mount secrets (Kubernetes, among others) lead it through a directory beside it that is another one each time.
+func linkDir(path string) string {
+	st, err := os.Lstat(path)
+	if err != nil || st.Mode()&os.ModeSymlink == 0 {
+		return ""
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil || dir == "/" {
+		return ""
+	}
+	return dir
 }

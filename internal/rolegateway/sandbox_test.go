@@ -64,6 +64,29 @@ func TestSandboxRules(t *testing.T) {
 	}
 }
 
+// TestLinkDir: a certificate that is a link into a directory with the date in its name can be read after it was renewed.
+func TestLinkDir(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		os.Mkdir(filepath.Join(dir, "..2026"), 0o700), os.WriteFile(filepath.Join(dir, "..2026", "crt"), nil, 0o600),
+		os.Symlink("..2026", filepath.Join(dir, "..data")), os.Symlink("..data/crt", filepath.Join(dir, "crt")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]string{
+		filepath.Join(dir, "crt"): dir, filepath.Join(dir, "..2026", "crt"): "", filepath.Join(dir, "missing"): "", "/proc/self": "/proc",
+	} {
+		if got := linkDir(path); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+}
+
 // TestSandboxModes: without a sandbox auto goes on and says so, and require does not.
 //
 //attack:actor internet

@@ -32,10 +32,11 @@ type floodResult struct {
 	Refused     int64 // requests that were answered, with 4xx
 	Other       int64 // answered otherwise
 	Connections int64 // closed before an answer
+	Seconds     float64
 }
 
-// refused is how much was turned away.
-func (r *floodResult) refused() float64 { return float64(r.Refused + r.Connections) }
+// refused is how much was turned away in a second.
+func (r *floodResult) refused() float64 { return float64(r.Refused+r.Connections) / r.Seconds }
 
 // runFlood sends requests from each address, over one connection as long as it is open, and over the next one then.
 func runFlood() error {
@@ -45,6 +46,7 @@ func runFlood() error {
 	}
 	var sum floodResult
 	var mu sync.Mutex
+	start := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), job.Span)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -58,6 +60,7 @@ func runFlood() error {
 		})
 	}
 	wg.Wait()
+	sum.Seconds = time.Since(start).Seconds()
 	return json.NewEncoder(os.Stdout).Encode(sum)
 }
 
@@ -224,7 +227,8 @@ func (b *bench) floodKind(ctx context.Context, w *world, name string, req []byte
 // floodStep is what one rate has shown.
 type floodStep struct {
 	quiet, loaded  []time.Duration
-	rate           float64 // refused in a second
+	rate           float64 // refused in a second,
+	closed         float64 // of them without an answer
 	other          int64
 	crowd, gateway float64 // cores
 }
@@ -235,6 +239,7 @@ func (s *floodStep) p99() float64 { return quantile(s.loaded, 0.99) / quantile(s
 func (s *floodStep) within(ratio float64) bool { return s.p50() <= ratio && s.p99() <= ratio }
 
 func (s *floodStep) show(b *bench, name string) {
+	b.add(name+": of them connections closed without an answer", s.closed, "1/s", nil)
 	b.add(name+": honest user, p50, without", quantile(s.quiet, 0.5), "ms", nil)
 	b.add(name+": honest user, p50, ratio", s.p50(), "x", nil)
 	b.add(name+": honest user, p99, without", quantile(s.quiet, 0.99), "ms", nil)
@@ -245,11 +250,11 @@ func (s *floodStep) show(b *bench, name string) {
 
 // floodStep measures the honest user alone, and then with strangers.
 func (b *bench) floodStep(ctx context.Context, w *world, req []byte, request string, rate float64) (s floodStep, err error) {
-	if s.quiet, err = honest(w.gate, req, b.span(1200*time.Millisecond, time.Second)); err != nil {
+	if s.quiet, err = honest(w.gate, req, b.span(time.Second, time.Second)); err != nil {
 		return s, err
 	}
 	const before, after = 400 * time.Millisecond, 200 * time.Millisecond // the programs start and end
-	span := b.span(2*time.Second, time.Second)
+	span := b.span(1800*time.Millisecond, time.Second)
 	whole := before + span + after
 	crowd, wait, err := w.startFlood(ctx, floodJob{Gateway: w.gate, Addresses: floodAddresses, Rate: rate, Span: whole, Request: []byte(request)})
 	if err != nil {
@@ -266,7 +271,7 @@ func (b *bench) floodStep(ctx context.Context, w *world, req []byte, request str
 	if err := errors.Join(err, errTo, errWait); err != nil {
 		return s, err
 	}
-	s.rate, s.other = crowd.refused()/whole.Seconds(), crowd.Other
+	s.rate, s.closed, s.other = crowd.refused(), float64(crowd.Connections)/crowd.Seconds, crowd.Other
 	s.crowd, s.gateway = used.Seconds()/whole.Seconds(), to.minus(from).ran.Seconds()/span.Seconds()
 	return s, nil
 }

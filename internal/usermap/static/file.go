@@ -1,6 +1,7 @@
 package static
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -27,7 +28,8 @@ func parse(data []byte) (table, error) {
 	}
 	t := table{}
 	if root == nil || root.Kind == yamlnode.Null {
-		return t, nil
+		// A file that was cut off or never filled must not disconnect everybody.
+		return nil, errors.New("there is nothing in the file: write {} if nobody is to be connected")
 	}
 	if root.Kind != yamlnode.Map {
 		return nil, fmt.Errorf("line %d: lines of the form UCloudUser: localname are expected", root.Line)

@@ -42,6 +42,8 @@ func TestParse(t *testing.T) {
 		"A#1: a\n---\nB#1: b\n":    "Line",
 		"\"\": a\n":                "line 1: \"\" cannot be a UCloud user name",
 		"A#1: a: b\n":              "Line 1",
+		"":                         "nothing in the file",
+		"# nobody\n":               "nothing in the file",
 	} {
 		if got, err := parse([]byte(text)); err == nil || !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(want)) {
 			t.Errorf("%q: %v, %v, want %q", text, got, err, want)
@@ -218,6 +220,8 @@ func TestChanges(t *testing.T) {
 	}
 	apply("nholm active", "mary active", "bob active")
 	w.write(t, "", 0) // an editor has begun to write
+	apply("nholm active", "mary active", "bob active")
+	w.write(t, "", time.Minute) // and its disk was full
 	apply("nholm active", "mary active", "bob active")
 	w.write(t, "Nina#1: nholm\nMary#1 mary\n", time.Minute) // and the operator has made a mistake
 	apply("nholm active", "mary active", "bob active")

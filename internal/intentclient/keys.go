@@ -21,7 +21,8 @@ func (k *keyring) drop() {
 	k.generation++
 }
 
-// get gives the keys, for [intent.Options].
+// get gives the keys, for [intent.Options]. A fresh look while the server is away is an error: what the known keys do not
+// verify may be by a key that is newer.
 func (k *keyring) get(ctx context.Context, fresh bool) ([]intent.Key, error) {
 	keys, known, read := k.have()
 	if known && !fresh {
@@ -37,11 +38,7 @@ func (k *keyring) get(ctx context.Context, fresh bool) ([]intent.Key, error) {
 	}
 	// A reading during which the keys have changed may have seen the old ones.
 	for range 3 {
-		keys, err := k.fetch(ctx)
-		switch away := k.server.Away(); {
-		case err != nil && known && away > 0 && away <= staleFor:
-			return k.kept()
-		case err != nil || keys != nil:
+		if keys, err := k.fetch(ctx); err != nil || keys != nil {
 			return keys, err
 		}
 	}
@@ -52,15 +49,6 @@ func (k *keyring) have() (keys []intent.Key, known bool, read uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.keys, k.known, k.read
-}
-
-// kept gives the keys for a fresh look while the server is away, unless they have been dropped meanwhile.
-func (k *keyring) kept() ([]intent.Key, error) {
-	keys, known, _ := k.have()
-	if !known {
-		return nil, failure.New(failure.Unavailable, "Signatures cannot be checked at the moment. Try again")
-	}
-	return keys, nil
 }
 
 // fetch reads the keys; nil without an error: they have changed meanwhile.

@@ -44,6 +44,17 @@ type Runner struct {
 	passed   map[string]Verdict
 }
 
+// removeAll removes a directory in which a compiler that was told to stop may still write.
+func removeAll(dir string) (err error) {
+	for range 50 {
+		if err = os.RemoveAll(dir); err == nil {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return err
+}
+
 // Try removes the attack's control and runs its test.
 func (r *Runner) Try(ctx context.Context, a Attack) (res Result, err error) {
 	began := time.Now()
@@ -53,7 +64,7 @@ func (r *Runner) Try(ctx context.Context, a Attack) (res Result, err error) {
 	if err != nil {
 		return res, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, removeAll(dir)) }()
 	// Tests start programs as other accounts, which look for their files below TMPDIR. Names are short: sockets lie there.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return res, err

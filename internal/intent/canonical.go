@@ -96,6 +96,9 @@ func appendNumber(b []byte, text string) ([]byte, error) {
 	if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
 		return nil, fmt.Errorf("%.30s is not a number", text)
 	}
+	if a := math.Abs(f); a > maxInteger && a < 1e21 { // it would be written without an exponent
+		return nil, fmt.Errorf("%.30s is not an integer that everybody reads alike", text)
+	}
 	return appendDouble(b, f), nil
 }
 

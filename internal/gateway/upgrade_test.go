@@ -211,6 +211,8 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	wg.Go(func() { client("large", large, "100000 <nil>", false, 5*time.Millisecond) })
 	wg.Go(func() { client("slow", slow, "0 <nil>", false, 0) })
 	wg.Go(func() { client("seldom", small, "2 <nil>", false, 700*time.Millisecond) })
+	end := sync.OnceFunc(func() { close(stop); wg.Wait() })
+	defer end() // a client that outlives a failed test hides why it failed
 
 	socket, _, err := websocket.Dial(t.Context(), "ws://"+address+"/ucloud/birch/websocket?session=x&usernameHint="+alice.HintValue(),
 		&websocket.DialOptions{Host: "birch.example.net"})
@@ -238,8 +240,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			t.Errorf("upgraded connection: %q, %v", b, err)
 		}
 	}
-	close(stop)
-	wg.Wait()
+	end()
 	socket.Close(websocket.StatusNormalClosure, "")
 	t.Logf("%d requests, %d failed", done.Load(), failed.Load())
 	// The replaced processes end by themselves when their last connection has ended.

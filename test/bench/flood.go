@@ -208,7 +208,7 @@ func (b *bench) floodKind(ctx context.Context, w *world, name string, req []byte
 			break
 		}
 	}
-	b.add(name+": refused while p50 and p99 stay within twice", best.rate, "1/s", &target{Bound: floodRates[0] * 0.9, AtLeast: true})
+	b.add(name+": refused while p50 and p99 stay within twice", best.rate, "1/s", &target{Bound: floodRates[0] * 0.8, AtLeast: true})
 	if best.rate > 0 {
 		best.show(b, name+", at that rate")
 	}

@@ -11,7 +11,9 @@ import (
 )
 
 // known remembers the drives that requests came with. A few calls name a drive by its id only; by then the client has
-// nearly always listed a folder of it. What is remembered comes from Core, like every request.
+// nearly always listed a folder of it. What is remembered comes from Core, like every request: while users have to sign
+// what they ask for, the server's word counts more, since a drive in another place would turn a signed removal against
+// other files.
 type known struct {
 	mu    sync.Mutex // guards the fields below
 	byID  map[ident.DriveID]knownDrive
@@ -59,16 +61,23 @@ func (s *Service) driveByID(ctx context.Context, id ident.DriveID, permissions *
 	s.known.mu.Lock()
 	k, ok := s.known.byID[id]
 	s.known.mu.Unlock()
-	if ok {
+	remembered := func() (*providerapi.Drive, error) {
 		return &providerapi.Drive{
 			ID: id, ProviderGeneratedID: k.base, Permissions: permissions,
 			Specification: providerapi.DriveSpecification{Product: k.product},
 		}, nil
 	}
+	doubt := s.o.Doubt != nil && s.o.Doubt()
+	if ok && !doubt {
+		return remembered()
+	}
 	if s.o.FindDrive == nil {
 		return nil, failure.New(failure.NotFound, "This drive is not known here. Open one of its folders and try again.")
 	}
 	d, err := s.o.FindDrive(ctx, id)
+	if ok && failure.Is(err, failure.NotFound) {
+		return remembered() // the server has no other place for it
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,9 @@ type Options struct {
 	// FindDrive gives a drive of the user by its id, for the calls that name it in no other way and when no earlier
 	// request came with it. nil: such calls are 404.
 	FindDrive func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error)
+	// Doubt tells that FindDrive knows better than earlier requests, because Core is not trusted where a drive is. nil:
+	// never.
+	Doubt func() bool
 
 	// DrivePlace tells where users may make drives in a workspace. nil: nowhere.
 	DrivePlace func(ctx context.Context, owner ident.Owner, category string) (DrivePlace, error)

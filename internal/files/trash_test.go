@@ -233,6 +233,45 @@ func TestDelete(t *testing.T) {
 	}
 }
 
+// TestDoubtedDrive: where users sign, the place of a drive is the server's word, whatever requests said before.
+//
+//attack:actor compromised core
+//attack:does Names another place for a drive in a request that needs no signature, and has its user sign the removal of a file there.
+//attack:control Calls that name a drive by its id ask the server where it is while signatures are required.
+//attack:remove internal/files/known.go: if ok && !doubt { => if ok || doubt && ok {
+func TestDoubtedDrive(t *testing.T) {
+	t.Parallel()
+	base, _ := furnish(t)
+	other, _ := furnish(t)
+	known, doubt := true, true
+	s := newService(t, func(o *Options) {
+		o.Doubt = func() bool { return doubt }
+		o.FindDrive = func(context.Context, ident.DriveID) (providerapi.Drive, error) {
+			if !known {
+				return providerapi.Drive{}, failure.New(failure.NotFound, "unknown drive")
+			}
+			return testDrive(base), nil
+		}
+	})
+	must(s.Browse(context.Background(), browseRequest(other, "", nil)))(t)
+	check(t, deleteOne(s, "a.txt"))
+	if content(base, "a.txt") != "" || content(other, "a.txt") != "a.txt" {
+		t.Error("the file of another place was removed")
+	}
+	// A drive that the server does not know is where requests say.
+	known = false
+	must(s.Browse(context.Background(), browseRequest(other, "", nil)))(t)
+	check(t, deleteOne(s, "a.txt"))
+	if content(other, "a.txt") != "" {
+		t.Error("a drive that only Core knows does not work")
+	}
+	known, doubt = true, false
+	check(t, deleteOne(s, "b.txt"))
+	if content(other, "b.txt") != "" {
+		t.Error("the server was asked for what is known")
+	}
+}
+
 // TestDeleteNeedsTheDrive: the drive is one that an earlier request came with, or that can be asked for; the permissions
 // are those of the request itself.
 func TestDeleteNeedsTheDrive(t *testing.T) {

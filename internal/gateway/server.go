@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ucloud-im/internal/failure"
@@ -38,11 +39,13 @@ type Server struct {
 	redirect *http.Server
 	closing  sync.Once
 	stopped  chan struct{} // closed by Drain, first thing
+	started  atomic.Bool   // Run has been called
+	served   chan struct{} // closed when Run accepts nothing any more
 }
 
 // NewServer prepares a server; it does not accept connections before [Server.Run].
 func (g *Gateway) NewServer(o ServerOptions) (*Server, error) {
-	s := &Server{g: g, o: o, stopped: make(chan struct{})}
+	s := &Server{g: g, o: o, stopped: make(chan struct{}), served: make(chan struct{})}
 	s.main = g.httpServer(g)
 	s.main.TLSConfig = o.TLS
 	if o.Redirect != nil {
@@ -87,6 +90,8 @@ func (g *Gateway) httpServer(h http.Handler) *http.Server {
 
 // Run serves until [Server.Drain] is called, or a listener breaks.
 func (s *Server) Run() error {
+	s.started.Store(true)
+	defer close(s.served)
 	var wg sync.WaitGroup
 	errs := make(chan error, len(s.o.Listeners)+1)
 	serve := func(srv *http.Server, l net.Listener, secure bool) {
@@ -158,6 +163,9 @@ var (
 func (s *Server) Drain(ctx context.Context, d Drain) {
 	s.g.draining.Store(true)
 	s.closeListeners()
+	if s.started.Load() {
+		<-s.served // a connection that was just accepted is counted from now on, and not cut off as one of nobody
+	}
 	defer s.g.cutAll()
 	for _, phase := range [...]time.Duration{d.Grace, d.Idle} {
 		if s.g.conns.waitFor(ctx, phase) == nil {

@@ -51,6 +51,12 @@ func (tx *Tx) QueuedHeads(hook string, limit int) ([]QueuedCall, error) {
 		 (SELECT min(id) FROM script_queue o WHERE o.hook = q.hook AND o.call_key = q.call_key) ORDER BY next_at, id LIMIT ?`, hook, limit)
 }
 
+// CallsOf are the calls of one hook and key, oldest first.
+func (tx *Tx) CallsOf(hook, key string) ([]QueuedCall, error) {
+	return list(tx, scanQueuedCall, "list calls of a script by key",
+		`SELECT `+queuedCallColumns+` FROM script_queue WHERE hook = ? AND call_key = ? ORDER BY id`, hook, key)
+}
+
 // RetryCall puts a call back after a failure; a zero next has it wait for [Tx.ReleaseCalls].
 func (tx *Tx) RetryCall(id int64, next time.Time, lastError string) error {
 	return tx.execOne(ErrNotFound, "put back call of a script",

@@ -2,8 +2,11 @@
 // about which the script may decide (contract 42 sections B.3 and B.3a).
 //
 // What a script is told is queued in the transaction of the fact, and told until it succeeds or no repetition helps: at least
-// once, in the order of each user, also across restarts. So a script may hear of the same thing twice. One call of each hook
-// is under way at a time. Calls that no repetition helps wait until the service starts anew or reads its configuration
+// once, in the order of each user, also across restarts. So a script may hear of the same thing twice. What is no longer so is
+// not told: that a user was disconnected who has the account again, or that there is a ticket which is not open any more; and
+// newer news of the same account take the place of older ones (contract 42 section A.3; TestReplaced, TestOldTickets). So the
+// queue has at most one call for each account that a user had, and one for each open ticket. One call of each hook is under way
+// at a time. Calls that no repetition helps wait until the service starts anew or reads its configuration
 // again ([Service.Release]); exit status 77 ends a call, since it says that the script does not want it.
 //
 // A script that decides about a ticket does what an operator can do, no more: the account must pass the policy and be free,
@@ -108,8 +111,66 @@ func (s *Service) queue(tx *store.Tx, hook string, user ident.UCloudUser, news a
 	if err != nil {
 		return err
 	}
+	earlier, err := tx.CallsOf(hook, string(user))
+	if err != nil {
+		return err
+	}
+	for _, c := range earlier {
+		over, err := s.over(tx, c)
+		if err == nil && (over || replaces(news, c)) {
+			err = tx.CallDone(c.ID)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	tx.AfterCommit(func() { s.wake(hook) })
 	return tx.QueueCall(hook, string(user), payload, s.o.Now())
+}
+
+// replaces tells whether the news say everything that a call has to say.
+func replaces(news any, c store.QueuedCall) bool {
+	now, ok := news.(scripts.DisconnectedRequest)
+	was, err := readDisconnected(c)
+	return ok && err == nil && was.UID == now.UID
+}
+
+// over tells whether what a call says is not so any more.
+func (s *Service) over(tx *store.Tx, c store.QueuedCall) (bool, error) {
+	if c.Hook == scripts.HookUserDisconnected {
+		was, err := readDisconnected(c)
+		if err != nil {
+			return false, nil // making the call says what is wrong with it
+		}
+		m, err := tx.MappingByUser(ident.UCloudUser(c.Key))
+		if errors.Is(err, store.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil && m.UID == was.UID && m.State != store.MappingExpired, err
+	}
+	news, err := readTicket(c)
+	if err != nil {
+		return false, nil
+	}
+	t, err := tx.TicketByHash([32]byte(news.Hash))
+	if errors.Is(err, store.ErrNotFound) {
+		return true, nil
+	}
+	return err == nil && (t.State != store.TicketOpen || !s.o.Now().Before(t.ExpiresAt)), err
+}
+
+func readDisconnected(c store.QueuedCall) (r scripts.DisconnectedRequest, err error) {
+	if err = json.Unmarshal(c.Payload, &r); err != nil {
+		err = fmt.Errorf("read a queued call: %w", err)
+	}
+	return r, err
+}
+
+func readTicket(c store.QueuedCall) (n ticketNews, err error) {
+	if err = json.Unmarshal(c.Payload, &n); err != nil || len(n.Hash) != 32 {
+		err = errors.Join(errors.New("read a queued call"), err)
+	}
+	return n, err
 }
 
 func (s *Service) wake(hook string) {
@@ -201,9 +262,16 @@ func (s *Service) round(ctx context.Context, hook string) time.Duration {
 
 // make makes one call and writes down what came of it.
 func (s *Service) make(ctx context.Context, c store.QueuedCall) error {
+	over := false
+	err := s.o.Store.View(ctx, func(tx *store.Tx) (err error) {
+		over, err = s.over(tx, c)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	hook := s.o.Hook(c.Hook)
-	err := error(nil)
-	if hook != nil { // or nobody wants to know any more
+	if hook != nil && !over { // or nobody wants to know any more
 		err = s.call(ctx, hook, c)
 	}
 	if err != nil && ctx.Err() != nil {
@@ -228,10 +296,16 @@ func (s *Service) make(ctx context.Context, c store.QueuedCall) error {
 		}
 	}
 	return s.o.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		stored := error(nil)
 		if repeat {
-			return tx.RetryCall(c.ID, next, err.Error())
+			stored = tx.RetryCall(c.ID, next, err.Error())
+		} else {
+			stored = tx.CallDone(c.ID)
 		}
-		return tx.CallDone(c.ID)
+		if errors.Is(stored, store.ErrNotFound) {
+			return nil // newer news have taken its place meanwhile
+		}
+		return stored
 	})
 }
 
@@ -240,16 +314,16 @@ func (s *Service) call(ctx context.Context, hook *scripts.Hook, c store.QueuedCa
 	user := ident.UCloudUser(c.Key)
 	call := scripts.Call{Key: "user/" + c.Key, Owner: ident.Owner{User: user}, Attempt: c.Attempts + 1, Reason: "change"}
 	if c.Hook == scripts.HookUserDisconnected {
-		var request scripts.DisconnectedRequest
-		if err := json.Unmarshal(c.Payload, &request); err != nil {
-			return fmt.Errorf("read a queued call: %w", err)
+		request, err := readDisconnected(c)
+		if err != nil {
+			return err
 		}
 		call.Request = request
 		return hook.Call(ctx, call, nil)
 	}
-	var news ticketNews
-	if err := json.Unmarshal(c.Payload, &news); err != nil || len(news.Hash) != 32 {
-		return errors.Join(errors.New("read a queued call"), err)
+	news, err := readTicket(c)
+	if err != nil {
+		return err
 	}
 	call.Request = news.Request
 	var reply scripts.TicketReply
@@ -260,7 +334,6 @@ func (s *Service) call(ctx context.Context, hook *scripts.Hook, c store.QueuedCa
 		return nil
 	}
 	d := ticket.Decision{By: "script " + scripts.HookTicketCreated, Message: reply.UserMessage}
-	err := error(nil)
 	if reply.Decision == scripts.DecideApprove {
 		uid := ident.UID(*reply.UID) //nolint:gosec // checked by the reply
 		if d.Local = uid.String(); s.o.Account != nil {

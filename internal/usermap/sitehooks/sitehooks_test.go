@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -75,6 +76,7 @@ type world struct {
 	runner  *scripts.Runner
 	// account, if set, waits for an account that a script has named.
 	account func(ctx context.Context, uid ident.UID) (usermap.Account, error)
+	later   atomic.Int64 // by how much the clock of the hooks is ahead
 }
 
 func open(ctx context.Context, dir string) (*world, error) {
@@ -91,7 +93,7 @@ func open(ctx context.Context, dir string) (*world, error) {
 		return nil, err
 	}
 	w.hooks, err = sitehooks.New(sitehooks.Options{
-		Store: w.store, Log: log,
+		Store: w.store, Log: log, Now: func() time.Time { return time.Now().Add(time.Duration(w.later.Load())) },
 		Hook: func(name string) *scripts.Hook {
 			h, err := w.runner.Hook(scripts.HookOptions{
 				Name: name, Path: filepath.Join(dir, "hook"), Timeout: testkit.Patience, Retry: scripts.Retry{Initial: 10 * time.Millisecond, Max: 50 * time.Millisecond},
@@ -216,23 +218,124 @@ func TestDisconnected(t *testing.T) {
 		{"operator", func() error { return w.users.Expire(t.Context(), alice, nil, "", false) }},
 		{"operator", func() error { return w.users.Remove(t.Context(), alice, nil, true, "", false) }},
 	}
-	for _, e := range ends {
-		if err := w.link(t.Context(), alice, "alice"); err != nil {
+	for i, e := range ends {
+		if err := errors.Join(w.link(t.Context(), alice, "alice"), e.do()); err != nil {
 			t.Fatal(err)
 		}
-		if err := e.do(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Eventually(t, "the script is told", func() bool { return len(w.told(t)) == i+1 })
 	}
 	if err := w.users.Unlinked(t.Context(), mary); err != nil { // was never connected
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, "the script is told", func() bool { return len(w.told(t)) == len(ends) })
+	testkit.Eventually(t, "nothing is left", func() bool { return w.calls(t, scripts.HookUserDisconnected) == 0 })
 	stop()
+	if all := w.told(t); len(all) != len(ends) {
+		t.Errorf("told %+v", all)
+	}
 	for i, r := range w.told(t) {
 		if r.Reason != ends[i].cause || r.UCloudUsername != alice || r.UID != 2001 || r.LocalUsername != "alice" || r.Projects == nil {
 			t.Errorf("%d: %+v", i, r)
 		}
+	}
+}
+
+// TestReplaced: while the script fails, what it is to be told is overtaken. Told late, the end of a connection could take the
+// account from somebody who is connected (contract 42 section A.3).
+func TestReplaced(t *testing.T) {
+	t.Parallel()
+	link := func(w *world, ctx context.Context) error { return w.link(ctx, alice, "alice") }
+	unlinked := func(w *world, ctx context.Context) error { return w.users.Unlinked(ctx, alice) }
+	for name, tc := range map[string]struct {
+		then []func(*world, context.Context) error
+		told string
+	}{
+		"nothing":   {nil, "[2001 core]"},
+		"came back": {[]func(*world, context.Context) error{link}, "[]"},
+		"ended twice": {[]func(*world, context.Context) error{link, func(w *world, ctx context.Context) error {
+			return w.users.Disconnect(ctx, alice, 2001, "")
+		}}, "[2001 user]"},
+		"has another account": {[]func(*world, context.Context) error{link, unlinked, func(w *world, ctx context.Context) error {
+			_, _, err := w.users.Change(ctx, usermap.Change{User: alice, UID: 2001, Local: "mary"})
+			return err
+		}}, "[2001 core]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, `touch "$d/called"; exit 1`)
+			w.run(t)
+			if err := errors.Join(link(w, t.Context()), unlinked(w, t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			testkit.Eventually(t, "the script fails", func() bool { failing, _, _, err := w.hooks.Status(t.Context()); return err == nil && failing == 1 })
+			for _, do := range tc.then {
+				if err := do(w, t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := w.calls(t, scripts.HookUserDisconnected); n > 1 {
+				t.Errorf("%d calls are queued", n)
+			}
+			writeScript(t, w.dir, tell)
+			testkit.Eventually(t, "nothing is left", func() bool { return w.calls(t, scripts.HookUserDisconnected) == 0 })
+			var got []string
+			for _, r := range w.told(t) {
+				got = append(got, fmt.Sprint(r.UID, " ", r.Reason))
+			}
+			if fmt.Sprint(got) != tc.told {
+				t.Errorf("told %v, not %s", got, tc.told)
+			}
+		})
+	}
+}
+
+// TestOldTickets: a script is not asked about a ticket that is not open any more, and pressing "Connect" while it fails does not
+// make it more to do.
+func TestOldTickets(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*world, context.Context) error{
+		"superseded": func(w *world, ctx context.Context) error {
+			for range 3 {
+				if _, err := w.tickets.Begin(ctx, usermap.Attempt{User: alice}); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"rejected": func(w *world, ctx context.Context) error {
+			list, err := w.tickets.List(ctx)
+			if err != nil {
+				return err
+			}
+			return w.tickets.Reject(ctx, ticket.Short(list[0].Hash), "root", "", false)
+		},
+		"expired": func(w *world, _ context.Context) error { w.later.Store(int64(ticket.DefaultLifetime)); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, `exit 1`)
+			stop := w.run(t)
+			if _, err := w.begin(t, ""); err != nil {
+				t.Fatal(err)
+			}
+			testkit.Eventually(t, "the script fails", func() bool { failing, _, _, err := w.hooks.Status(t.Context()); return err == nil && failing == 1 })
+			stop()
+			if err := end(w, t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if n := w.calls(t, scripts.HookTicketCreated); n != 1 {
+				t.Errorf("%d calls are queued", n)
+			}
+			writeScript(t, w.dir, `cat >> "$d/told"; echo >> "$d/told"`)
+			w.run(t)
+			testkit.Eventually(t, "nothing is left", func() bool { return w.calls(t, scripts.HookTicketCreated) == 0 })
+			want := 0
+			if name == "superseded" {
+				want = 1
+			}
+			if all := w.told(t); len(all) != want {
+				t.Errorf("told %d times", len(all))
+			}
+		})
 	}
 }
 
@@ -390,7 +493,7 @@ END`)
 				testkit.Eventually(t, "the call fails", func() bool { failing, _, _, _ := w.hooks.Status(t.Context()); return failing == 1 })
 				tc.state, tc.want = store.TicketOpen, "none"
 			} else {
-				testkit.Eventually(t, "the call is settled", func() bool { return w.queued(t) == 0 })
+				testkit.Eventually(t, "the call is settled", func() bool { return w.calls(t, scripts.HookTicketCreated) == 0 })
 			}
 			stop()
 			list, err := w.tickets.List(t.Context())
@@ -440,7 +543,7 @@ func TestNewAccount(t *testing.T) {
 		t.Fatalf("waits for uid %d", uid)
 	}
 	stop()
-	if n := w.queued(t); n != 1 {
+	if n := w.calls(t, scripts.HookTicketCreated); n != 1 {
 		t.Fatalf("%d calls are queued after the end of the service", n)
 	}
 	w.account = nil
@@ -459,10 +562,11 @@ func (w *world) begin(t *testing.T, key string) (string, error) {
 	return w.tickets.Begin(t.Context(), usermap.Attempt{User: alice, Key: key})
 }
 
-func (w *world) queued(t *testing.T) (n int) {
+// calls counts the queued calls about alice.
+func (w *world) calls(t *testing.T, hook string) (n int) {
 	t.Helper()
 	if err := w.store.View(t.Context(), func(tx *store.Tx) error {
-		all, err := tx.QueuedHeads(scripts.HookTicketCreated, 10)
+		all, err := tx.CallsOf(hook, string(alice))
 		n = len(all)
 		return err
 	}); err != nil {

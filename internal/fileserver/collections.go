@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 
-	"ucloud-im/internal/failure"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/intent"
 	"ucloud-im/internal/providerapi"
@@ -29,8 +28,9 @@ func (s *server) collectionRoutes() []Route {
 			intent.Rule{Calls: []string{"files.collections.onUpdatedLabels", "files.collections.updateLabels"}, Unsigned: true, Owners: []string{"items[]"}}),
 		route(http.MethodPost, drives+"/verify", s.noteDrives,
 			intent.Rule{Calls: []string{"files.collections.verify"}, Unsigned: true, Owners: []string{"items[]"}}),
-		route(http.MethodPost, "shares", refuseShares, signed("shares.create")),
-		route(http.MethodDelete, "shares", refuseShares, signed("shares.delete")),
+		// Core makes these without looking at what is announced.
+		route(http.MethodPost, "shares", refuse("shares not supported"), signed("shares.create")),
+		route(http.MethodDelete, "shares", refuse("shares not supported"), signed("shares.delete")),
 	}
 }
 
@@ -69,9 +69,4 @@ func (s *server) noteDrives(w http.ResponseWriter, c *Call) error {
 		s.files.KnowDrive(&req.Items[i])
 	}
 	return c.Write(w, providerapi.Empty{})
-}
-
-// refuseShares answers calls that Core makes without looking at what is announced.
-func refuseShares(http.ResponseWriter, *Call) error {
-	return failure.New(failure.Invalid, "shares not supported")
 }

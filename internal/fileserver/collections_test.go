@@ -126,3 +126,51 @@ func TestDrivesOfTheProvider(t *testing.T) {
 		t.Errorf("%d %s", rec.Code, rec.Body)
 	}
 }
+
+// TestNotOffered: what a provider of this kind does not have is refused in words, never as unknown; nobody's labels and
+// tokens can be changed here.
+func TestNotOffered(t *testing.T) {
+	t.Parallel()
+	in := newInstance(t, nil)
+	doc := apischema.Provider(t)
+	for _, r := range notOffered() {
+		path := "/ucloud/" + testProvider + "/" + r.Path
+		id, known := doc.Find(r.Method, path)
+		rec := in.call(r.Method, path, `{"items":[{"id":"700"}]}`, nil)
+		if r.Method == http.MethodGet {
+			doc.Response(t, id, rec.Body.Bytes())
+			if rec.Code != 200 || rec.Body.String() != `{"availablePermissions":[]}` {
+				t.Errorf("%s: %d %s", r.Path, rec.Code, rec.Body)
+			}
+			continue
+		}
+		if rec.Code != 400 || !strings.Contains(rec.Body.String(), "This provider does not offer ") {
+			t.Errorf("%s %s: %d %s", r.Method, r.Path, rec.Code, rec.Body)
+		}
+		doc.Error(t, rec.Body.Bytes())
+		if !known && r.Path != "private-networks/verify" {
+			t.Errorf("%s %s is no call of UCloud's", r.Method, r.Path)
+		}
+	}
+	// Every call of Core about these resources has an answer; what products there are is told by the server.
+	answered := map[string]bool{}
+	for _, r := range notOffered() {
+		answered[r.Method+" /ucloud/{provider}/"+r.Path] = true
+	}
+	for _, operation := range doc.Operations() {
+		call, _, _ := strings.Cut(operation, " ucloud.")
+		_, path, _ := strings.Cut(call, "/ucloud/{provider}/")
+		area, op, _ := strings.Cut(path, "/")
+		switch area {
+		case "ingresses", "networkips", "licenses", "private-networks", "tokens":
+			if op != "retrieveProducts" && !answered[call] {
+				t.Errorf("%s has no answer", call)
+			}
+		}
+	}
+	for _, path := range []string{"iapps/syncthing/retrieve", "jobs/inference/listModels"} {
+		if rec := in.call(http.MethodPost, "/ucloud/"+testProvider+"/"+path, "{}", nil); rec.Code != 404 {
+			t.Errorf("%s: %d %s", path, rec.Code, rec.Body)
+		}
+	}
+}

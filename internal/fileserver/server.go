@@ -75,6 +75,7 @@ func New(o Options) http.Handler {
 			Intent: intent.Rule{Calls: []string{"files.streamingSearch", "files.search"}, Frame: true, Owners: []string{""}},
 		},
 	}, s.collectionRoutes()...)
+	routes = append(routes, notOffered()...)
 	return newGuard(o, append(routes, o.Routes...))
 }
 

@@ -313,6 +313,9 @@ func (a *app) changed(res ipcapi.UserAccountChanged) error {
 	if a.dryRun {
 		text = "Would change: UCloud user %s would be local user %s (uid %d) and is %s (uid %d)."
 	}
+	if res.Ending {
+		a.note("The user instance of %s has not ended yet. It is being ended; ucloud instances list shows it until then.", res.OldLocalName)
+	}
 	_, err := fmt.Fprintln(a.stdout, clean(fmt.Sprintf(text, res.User, res.LocalName, res.UID, res.OldLocalName, res.OldUID)))
 	return err
 }

@@ -269,4 +269,6 @@ type UserAccountChanged struct {
 	UID          ident.UID        `json:"uid"`
 	LocalName    string           `json:"localName"`
 	State        string           `json:"state"`
+	// Ending tells that the instance of the old account had not ended when the answer was sent.
+	Ending bool `json:"ending,omitempty"`
 }

@@ -292,13 +292,24 @@ func TestUsers(t *testing.T) {
 	change := ipcapi.UserAccountChange{User: alice, UID: uidKay, Local: "lee", Reason: "typed wrong", DryRun: true}
 	for _, dry := range []bool{true, false} {
 		change.DryRun = dry
+		before := len(w.instances.done())
 		res := must(t, w, ipcapi.UserChange, change)
-		if res.OldLocalName != "kay" || res.LocalName != "lee" || res.State != "active" {
+		if res.OldLocalName != "kay" || res.LocalName != "lee" || res.State != "active" || res.Ending {
 			t.Fatalf("%+v", res)
+		}
+		// The answer comes when the instance of the old account has ended.
+		if stopped := w.instances.done()[before:]; len(stopped) == 0 != dry {
+			t.Fatalf("dry run %t: stopped %q", dry, stopped)
 		}
 	}
 	if _, err := invoke(t, w, ipcapi.UserChange, change); !failure.Is(err, failure.Conflict) {
 		t.Fatalf("changed twice: %v", err)
+	}
+	w.instances.mu.Lock()
+	w.instances.stuck = true
+	w.instances.mu.Unlock()
+	if res := must(t, w, ipcapi.UserChange, ipcapi.UserAccountChange{User: alice, UID: uidLee, Local: "kay"}); !res.Ending {
+		t.Errorf("%+v, and the instance has not ended", res)
 	}
 	for _, action := range []string{"user.add", "user.expire", "user.remove", "user.change"} {
 		if !strings.Contains(w.audit.String(), "action="+action+" result=ok") {

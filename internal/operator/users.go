@@ -177,6 +177,9 @@ func reasonOf(what, given string) string {
 	return fmt.Sprintf("%s: %s", what, given)
 }
 
+// stopPatience is how long an answer waits for the end of an instance. Most end at once.
+const stopPatience = 15 * time.Second
+
 // userChange gives a user another account.
 func (s *Service) userChange(ctx context.Context, r *ipc.Request, req ipcapi.UserAccountChange) (res ipcapi.UserAccountChanged, err error) {
 	defer func() {
@@ -189,7 +192,14 @@ func (s *Service) userChange(ctx context.Context, r *ipc.Request, req ipcapi.Use
 	if err != nil {
 		return res, refused(err)
 	}
-	return ipcapi.UserAccountChanged{
+	res = ipcapi.UserAccountChanged{
 		User: was.User, OldUID: was.UID, OldLocalName: was.LocalName, UID: now.UID, LocalName: now.LocalName, State: string(now.State),
-	}, nil
+	}
+	if !req.DryRun {
+		// It is ended beside this as well. Waiting makes the answer true.
+		ctx, cancel := context.WithTimeout(ctx, stopPatience)
+		defer cancel()
+		res.Ending = s.o.Instances.StopUser(ctx, req.User, "your local account was changed") != nil
+	}
+	return res, nil
 }

@@ -117,6 +117,7 @@ type instances struct {
 	mu      sync.Mutex
 	list    []launcher.Info
 	stopped []string
+	stuck   bool // an instance does not end
 }
 
 func (i *instances) List() []launcher.Info   { i.mu.Lock(); defer i.mu.Unlock(); return i.list }
@@ -125,6 +126,9 @@ func (i *instances) StopUser(_ context.Context, u ident.UCloudUser, reason strin
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.stopped = append(i.stopped, fmt.Sprintf("stop %s: %s", u, reason))
+	if i.stuck {
+		return context.DeadlineExceeded
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package roleserver
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"ucloud-im/internal/config"
@@ -50,9 +51,16 @@ func (s *server) activateKey(tx *store.Tx, user ident.UCloudUser, key string, a 
 	return s.keys.Activate(tx, user, key, a.UID, proof)
 }
 
-// mappingEnded ends, with a mapping, what must not outlive it.
+// mappingEnded ends, with a mapping, what must not outlive it: also what could make it anew without another word of Core,
+// which are open tickets and logins that only wait for a click.
 func (s *server) mappingEnded(tx *store.Tx, was store.Mapping, cause usermap.Cause) error {
 	if _, err := tx.DeleteTokensOfUser(was.User); err != nil {
+		return err
+	}
+	if err := errors.Join(
+		tx.DeleteLoginsOf(was.User),
+		tx.ExpireTicketsOf(was.User, time.Now()),
+	); err != nil {
 		return err
 	}
 	if err := s.siteHooks.Ended(tx, was, cause); err != nil {

@@ -106,6 +106,12 @@ func (tx *Tx) DeleteLogin(state [32]byte) error {
 	return tx.execOne(ErrNotFound, "remove login", `DELETE FROM logins WHERE state_hash = ?`, state[:])
 }
 
+// DeleteLoginsOf forgets all logins of a user.
+func (tx *Tx) DeleteLoginsOf(user ident.UCloudUser) error {
+	_, err := tx.exec("remove logins of user", `DELETE FROM logins WHERE user_name = ?`, string(user))
+	return err
+}
+
 // PurgeLogins forgets the logins whose time is over.
 func (tx *Tx) PurgeLogins(now time.Time) (int, error) {
 	n, err := tx.exec("purge logins", `DELETE FROM logins WHERE expires_at <= ?`, toMS(now))

@@ -117,6 +117,13 @@ func (tx *Tx) ExpireTickets(now time.Time) (int, error) {
 	return int(n), err
 }
 
+// ExpireTicketsOf closes the open tickets of a user before their time.
+func (tx *Tx) ExpireTicketsOf(user ident.UCloudUser, at time.Time) error {
+	_, err := tx.exec("expire tickets of user", `UPDATE tickets SET state = 'expired', closed_at = ? WHERE user_name = ? AND state = 'open'`,
+		toMS(at), string(user))
+	return err
+}
+
 // PurgeTickets deletes the tickets that were closed before the given time and says how many they were.
 func (tx *Tx) PurgeTickets(closedBefore time.Time) (int, error) {
 	n, err := tx.exec("purge tickets", `DELETE FROM tickets WHERE state <> 'open' AND closed_at < ?`, toMS(closedBefore))

@@ -111,13 +111,14 @@ func (s *Service) queue(tx *store.Tx, hook string, user ident.UCloudUser, news a
 	if err != nil {
 		return err
 	}
+	// An account that ends now is not ended yet, so what was said about it earlier is over too.
 	earlier, err := tx.CallsOf(hook, string(user))
 	if err != nil {
 		return err
 	}
 	for _, c := range earlier {
 		over, err := s.over(tx, c)
-		if err == nil && (over || replaces(news, c)) {
+		if err == nil && over {
 			err = tx.CallDone(c.ID)
 		}
 		if err != nil {
@@ -126,13 +127,6 @@ func (s *Service) queue(tx *store.Tx, hook string, user ident.UCloudUser, news a
 	}
 	tx.AfterCommit(func() { s.wake(hook) })
 	return tx.QueueCall(hook, string(user), payload, s.o.Now())
-}
-
-// replaces tells whether the news say everything that a call has to say.
-func replaces(news any, c store.QueuedCall) bool {
-	now, ok := news.(scripts.DisconnectedRequest)
-	was, err := readDisconnected(c)
-	return ok && err == nil && was.UID == now.UID
 }
 
 // over tells whether what a call says is not so any more.

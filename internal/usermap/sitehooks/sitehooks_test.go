@@ -254,10 +254,10 @@ func TestReplaced(t *testing.T) {
 		"ended twice": {[]func(*world, context.Context) error{link, func(w *world, ctx context.Context) error {
 			return w.users.Disconnect(ctx, alice, 2001, "")
 		}}, "[2001 user]"},
-		"has another account": {[]func(*world, context.Context) error{link, unlinked, func(w *world, ctx context.Context) error {
+		"has another account": {[]func(*world, context.Context) error{link, func(w *world, ctx context.Context) error {
 			_, _, err := w.users.Change(ctx, usermap.Change{User: alice, UID: 2001, Local: "mary"})
 			return err
-		}}, "[2001 core]"},
+		}}, "[2001 operator]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

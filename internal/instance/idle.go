@@ -4,7 +4,6 @@ import (
 	"math"
 	"os"
 	"runtime/debug"
-	"runtime/metrics"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,8 +18,6 @@ const (
 	quietAfter = 10 * time.Second
 	// quietLimit lets the collector work all the same if something allocates while it is off.
 	quietLimit = 24 << 20
-	// largeHeap is what makes it worth while to give memory back; on a small process it only costs.
-	largeHeap = 24 << 20
 )
 
 // idler notices that there is nothing to do. One timer is armed while the instance is quiet; none while it works.
@@ -142,7 +139,8 @@ func (i *idler) stop() {
 	}
 }
 
-// collectLocked switches the garbage collector on or off.
+// collectLocked switches the garbage collector on, or off after it has given back what the work has left: without
+// that, an idle instance keeps up to 4 MiB of garbage, the least that Go collects by itself.
 func (i *idler) collectLocked(on bool) {
 	i.quiet = !on
 	if on {
@@ -154,23 +152,9 @@ func (i *idler) collectLocked(on bool) {
 		debug.SetGCPercent(100)
 		return
 	}
-	if heldBytes() > largeHeap {
-		debug.FreeOSMemory()
-	}
+	debug.FreeOSMemory()
 	debug.SetMemoryLimit(quietLimit)
 	debug.SetGCPercent(-1)
-}
-
-// heldBytes is the memory that the runtime holds from the system.
-func heldBytes() uint64 {
-	s := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
-	metrics.Read(s)
-	for _, v := range s {
-		if v.Value.Kind() != metrics.KindUint64 {
-			return 0
-		}
-	}
-	return s[0].Value.Uint64() - s[1].Value.Uint64()
 }
 
 // measure gives what only the process itself can know.

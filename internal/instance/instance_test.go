@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -445,6 +446,25 @@ func TestIdler(t *testing.T) {
 			t.Fatal("asked after the end")
 		}
 	})
+}
+
+// TestQuietGivesMemoryBack leaves garbage, which Go alone would keep for two minutes, and for ever once the collector is
+// off.
+func TestQuietGivesMemoryBack(t *testing.T) {
+	percent := debug.SetGCPercent(-1)
+	defer func() { debug.SetGCPercent(percent); debug.SetMemoryLimit(math.MaxInt64) }()
+	held := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapSys - m.HeapReleased
+	}
+	garbage := make([]byte, 64<<20)
+	runtime.KeepAlive(&garbage[0])
+	before := held()
+	(&idler{}).collectLocked(false)
+	if after := held(); after+32<<20 > before {
+		t.Fatalf("%d MiB are held, before it was quiet %d", after>>20, before>>20)
+	}
 }
 
 func TestIdlerAsksWhenQuiet(t *testing.T) {

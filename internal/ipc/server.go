@@ -150,7 +150,8 @@ func decodeDoc[T any](payload []byte) (T, error) {
 	return doc, nil
 }
 
-var nameRule = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,127}$`)
+// nameRule is compiled when something is registered: it takes a millisecond that instances, which link this, do not need.
+var nameRule = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,127}$`) })
 
 func (s *Server) register(name string, e *entry) {
 	s.mu.Lock()
@@ -158,7 +159,7 @@ func (s *Server) register(name string, e *entry) {
 	if s.serving {
 		panic("ipc: call " + name + " registered after Serve")
 	}
-	if !nameRule.MatchString(name) {
+	if !nameRule().MatchString(name) {
 		s.problems = append(s.problems, fmt.Errorf("call %q: not a name for a call", name))
 	}
 	if !e.access.valid() {

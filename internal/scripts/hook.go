@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -81,7 +82,7 @@ type Hook struct {
 	slots *semaphore.Weighted
 }
 
-var environmentName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var environmentName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`) })
 
 // Hook makes a hook of this runner. Nothing is executed and no file looked at.
 func (r *Runner) Hook(o HookOptions) (*Hook, error) {
@@ -98,7 +99,7 @@ func (r *Runner) Hook(o HookOptions) (*Hook, error) {
 		return nil, fmt.Errorf("hook %s: timeout %v", o.Name, o.Timeout)
 	}
 	for name, value := range o.Environment {
-		if !environmentName.MatchString(name) || strings.ContainsRune(value, 0) {
+		if !environmentName().MatchString(name) || strings.ContainsRune(value, 0) {
 			return nil, fmt.Errorf("hook %s: variable %q", o.Name, name)
 		}
 		if strings.HasPrefix(name, "UCLOUD_") {

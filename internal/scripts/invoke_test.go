@@ -60,7 +60,7 @@ func TestInvocation(t *testing.T) {
 	if err := h.Call(t.Context(), Call{Key: "drive/1", Request: request, Attempt: 3, Reason: "test"}, &got); err != nil {
 		t.Fatal(err)
 	}
-	if filepath.Dir(got.File) != s.spool || !spoolName.MatchString(got.Name) {
+	if filepath.Dir(got.File) != s.spool || !spoolName().MatchString(got.Name) {
 		t.Errorf("request file %s", got.File)
 	}
 	for name, pair := range map[string][2]string{

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // spoolName is how request files are called. Nothing else in the directory is touched.
-var spoolName = regexp.MustCompile(`^[0-9a-f]{32}\.json$`)
+var spoolName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{32}\.json$`) })
 
 // openSpool makes the directory for request files if it is missing, makes sure that it is ours alone, and removes what
 // calls have left that a crash cut short. Requests hold personal data.
@@ -44,7 +45,7 @@ func openSpool(path string) (spool *os.Root, removed int, err error) {
 		return nil, 0, fmt.Errorf("list old requests of scripts: %w", err)
 	}
 	for _, name := range names {
-		if !spoolName.MatchString(name) {
+		if !spoolName().MatchString(name) {
 			continue
 		}
 		if err := root.Remove(name); err != nil {

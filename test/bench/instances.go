@@ -150,7 +150,7 @@ func (w *world) wakeTogether(people []*person) ([]time.Duration, error) {
 // idleCost is what some idle instances cost for a while.
 type idleCost struct {
 	n             int
-	pss, private  float64 // MiB each
+	memory        memory  // of all instances
 	available     float64 // MiB each by MemAvailable
 	instances     usage
 	server, gate  usage
@@ -182,8 +182,14 @@ func (b *bench) idle(ctx context.Context, w *world) error {
 		if err != nil {
 			return err
 		}
-		b.add(fmt.Sprintf("%d instances: memory of each, private and its share", n), cost.pss, "MiB", atMost(4))
-		b.add(fmt.Sprintf("%d instances: of that private", n), cost.private, "MiB", nil)
+		m := cost.memory
+		each := func(kib int) float64 { return float64(kib) / 1024 / float64(n) }
+		b.add(fmt.Sprintf("%d instances: memory of each, private and its share", n), each(m.pss), "MiB", atMost(4))
+		b.add(fmt.Sprintf("%d instances: of that private", n), each(m.private), "MiB", nil)
+		b.add(fmt.Sprintf("%d instances: of that heap with stacks", n), each(m.heap), "MiB", nil)
+		b.add(fmt.Sprintf("%d instances: of that variables", n), each(m.data), "MiB", nil)
+		b.add(fmt.Sprintf("%d instances: of that the program, its share", n), each(m.program), "MiB", nil)
+		b.add(fmt.Sprintf("%d instances: of that Go's runtime and the rest", n), each(m.pss-m.heap-m.data-m.program), "MiB", nil)
 		b.add(fmt.Sprintf("%d instances: fall of MemAvailable for each", n), cost.available, "MiB", nil)
 		b.add(fmt.Sprintf("%d instances: CPU of all", n), cost.percent(cost.instances), "% of core", nil)
 		b.add(fmt.Sprintf("%d instances: CPU of server and gateway", n), cost.percent(cost.server)+cost.percent(cost.gate), "% of core", nil)
@@ -229,15 +235,13 @@ func (b *bench) watch(ctx context.Context, w *world, people []*person, before in
 	if err := b.watchCPU(ctx, w, pids, &cost); err != nil {
 		return cost, err
 	}
-	var sum memory
 	for _, pid := range pids {
 		m, err := memoryOf(pid)
 		if err != nil {
 			return cost, err
 		}
-		sum.pss, sum.private = sum.pss+m.pss, sum.private+m.private
+		cost.memory.plus(m)
 	}
-	cost.pss, cost.private = float64(sum.pss)/1024/float64(cost.n), float64(sum.private)/1024/float64(cost.n)
 	for pid, into := range map[int]*float64{w.server.pid(): &cost.srvM, w.gateway.pid(): &cost.gateMiB} {
 		m, err := memoryOf(pid)
 		if err != nil {
@@ -278,7 +282,8 @@ func (b *bench) watchCPU(ctx context.Context, w *world, pids []int, cost *idleCo
 	return nil
 }
 
-// wakeAndWork gives each person an instance that has answered 20 requests.
+// wakeAndWork gives each person an instance that has answered 100 requests: enough garbage for a collection. One that has
+// done less looks smaller than it will be.
 func (w *world) wakeAndWork(ctx context.Context, people []*person) error {
 	c, err := dial(w.gate)
 	if err != nil {
@@ -290,7 +295,7 @@ func (w *world) wakeAndWork(ctx context.Context, people []*person) error {
 		if err != nil {
 			return err
 		}
-		for range 20 {
+		for range 100 {
 			if err := c.expectOK(req); err != nil {
 				return fmt.Errorf("request of %s: %w", p.name, err)
 			}

@@ -49,26 +49,56 @@ func cpuModel() string {
 	return "unknown"
 }
 
-// memory is what a process occupies.
+// memory is what a process occupies, in KiB: its private pages, those plus its share of common ones, and of the latter
+// what kind they are.
 type memory struct {
-	pss, private int // KiB
+	private, pss int
+	// program is the share of the program's file; data are its variables; heap is what Go gives to the program, stacks
+	// of goroutines included; what remains is the runtime's own.
+	program, data, heap int
 }
 
-// memoryOf reads smaps_rollup: the private pages, and those plus the share of common ones.
+func (m *memory) plus(o memory) {
+	m.private, m.pss = m.private+o.private, m.pss+o.pss
+	m.program, m.data, m.heap = m.program+o.program, m.data+o.data, m.heap+o.heap
+}
+
+// Go puts its heap at a random address in between. Nothing else is mapped there.
+const goHeap, goHeapEnd = 1 << 32, 1 << 46
+
+// memoryOf reads smaps. The kinds are those of a Go program.
 func memoryOf(pid int) (m memory, err error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
 		return m, err
 	}
+	other := 0
+	kind, end := &other, uint64(0)
 	for line := range strings.Lines(string(data)) {
 		f := strings.Fields(line)
+		if from, to, ok := strings.Cut(f[0], "-"); ok { // a mapping begins: addresses, rights, offset, device, inode, path
+			start, _ := strconv.ParseUint(from, 16, 64)
+			switch named := len(f) > 5; {
+			case named && f[5][0] == '/' && !strings.Contains(f[1], "w"):
+				kind = &m.program
+			case named && f[5][0] == '/', !named && kind == &m.data && start == end: // what is zero at first follows without a file
+				kind = &m.data
+			case !named && goHeap <= start && start < goHeapEnd:
+				kind = &m.heap
+			default:
+				kind = &other
+			}
+			end, _ = strconv.ParseUint(to, 16, 64)
+			continue
+		}
 		if len(f) < 3 {
 			continue
 		}
 		n, _ := strconv.Atoi(f[1])
 		switch f[0] {
 		case "Pss:":
-			m.pss = n
+			m.pss += n
+			*kind += n
 		case "Private_Clean:", "Private_Dirty:", "Private_Hugetlb:":
 			m.private += n
 		}

@@ -28,9 +28,9 @@ const (
 	// revokedPause is how often a refused refresh token is tried again (contract 05, step B5).
 	revokedPause = time.Minute
 
-	// minForcedAge is how old an access token must be before a refusal by Core makes us fetch another. A younger one
-	// was not refused for its age: Core answers 403 for many other reasons.
-	minForcedAge = 30 * time.Second
+	// forcedPause is the least time between two exchanges that are made because Core refused an access token which
+	// should be good: Core answers 403 for many other reasons.
+	forcedPause = 30 * time.Second
 
 	// callRefresh is the call name in errors.
 	callRefresh = "auth.providers.refresh"
@@ -72,6 +72,7 @@ type TokenSource struct {
 	epoch    int         // counts SetRefreshToken, so that an old exchange cannot report on a new token
 	current  accessToken // zero: none
 	stale    bool        // current came from an earlier refresh token, or was refused by Core
+	forced   time.Time   // when current was last called stale because Core refused it
 	flight   *exchange   // nil: nobody is asking Core
 	failures int         // in a row
 	nextTry  time.Time   // no exchange before
@@ -175,15 +176,15 @@ func renewBefore(t accessToken) time.Duration {
 }
 
 // Renew is called when Core refused the token used. It gives another one, by an exchange if nobody made one meanwhile.
-// A token that is only seconds old is not replaced, so that refusals for other reasons do not flood Core.
+// It does so once in a while only, so that refusals for other reasons do not flood Core.
 func (s *TokenSource) Renew(ctx context.Context, used string) (string, error) {
 	s.mu.Lock()
 	if s.current.text == used {
-		if age := time.Since(s.current.fetched); age < minForcedAge {
+		if ago := time.Since(s.forced); ago < forcedPause {
 			s.mu.Unlock()
-			return "", fmt.Errorf("the refused access token is only %s old", age.Round(time.Second))
+			return "", fmt.Errorf("an access token was replaced already %s ago", ago.Round(time.Second))
 		}
-		s.stale = true
+		s.forced, s.stale = time.Now(), true
 	}
 	s.mu.Unlock()
 	t, err := s.Token(ctx)

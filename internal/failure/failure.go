@@ -25,6 +25,7 @@ const (
 	NotFound                    // 404: does not exist, or the caller may not know that it does
 	Conflict                    // 409: exists already, or changed meanwhile
 	TooLarge                    // 413: body or header over a limit
+	Misdirected                 // 421: the host of the request is served elsewhere; a browser then opens another connection (RFC 9110 section 15.5.20)
 	TooMany                     // 429: a rate limit
 	NoInstance                  // 449: no instance of the user runs; Core calls init and retries
 	BadIntent                   // 482: a signed intent is wrong; the web client drops its key pair
@@ -34,7 +35,7 @@ const (
 
 var statuses = map[Kind]int{
 	Internal: 500, Invalid: 400, Unauthenticated: 401, PaymentRequired: 402, Forbidden: 403, NotFound: 404,
-	Conflict: 409, TooLarge: 413, TooMany: 429, NoInstance: 449, BadIntent: 482, BadGateway: 502, Unavailable: 503,
+	Conflict: 409, TooLarge: 413, Misdirected: 421, TooMany: 429, NoInstance: 449, BadIntent: 482, BadGateway: 502, Unavailable: 503,
 }
 
 // Status is the HTTP status of the kind.

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/observability"
 )
@@ -131,17 +130,3 @@ func clip(s string) string {
 	}
 	return s
 }
-
-// writeMisdirected answers 421, which is no kind of package failure.
-func writeMisdirected(w http.ResponseWriter) {
-	rec := &statusOverride{ResponseWriter: w, status: http.StatusMisdirectedRequest}
-	failure.WriteHTTP(rec, failure.New(failure.NotFound, "This host is not served here"))
-}
-
-// statusOverride replaces the status of an answer.
-type statusOverride struct {
-	http.ResponseWriter
-	status int
-}
-
-func (s *statusOverride) WriteHeader(int) { s.ResponseWriter.WriteHeader(s.status) }

@@ -58,7 +58,7 @@ func checkFailure(t *testing.T, what string, res reply, status int) {
 	t.Helper()
 	var body failure.Body
 	err := json.Unmarshal([]byte(res.body), &body)
-	if res.StatusCode != status || err != nil || body.StatusCode != status && status != 421 || body.Why == "" || res.Header.Get("Content-Type") != "application/json; charset=utf-8" {
+	if res.StatusCode != status || err != nil || body.StatusCode != status || body.Why == "" || res.Header.Get("Content-Type") != "application/json; charset=utf-8" {
 		t.Errorf("%s: got %d %q (%v), want %d", what, res.StatusCode, res.body, err, status)
 	}
 }

@@ -325,10 +325,6 @@ func (ex *exchange) fail(err error) {
 		h.Set("Retry-After", strconv.FormatInt(e.retryAfter(), 10))
 		err = e.failure()
 	}
-	if errors.Is(err, errMisdirected) {
-		writeMisdirected(&ex.w)
-		return
-	}
 	if ex.target == targetWeb || ex.target == targetDesktop {
 		ex.failWeb(err)
 		return

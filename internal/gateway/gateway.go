@@ -273,7 +273,7 @@ func (ex *exchange) sanitise(r *http.Request) (identity, map[string][]string, er
 		return identity{}, nil, failure.New(failure.Invalid, "The request names several hosts")
 	}
 	if !hostAllowed(r.Host, ex.settings) {
-		return identity{}, nil, errMisdirected
+		return identity{}, nil, failure.New(failure.Misdirected, "This host is not served here")
 	}
 	query, err := parseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -308,10 +308,6 @@ func (ex *exchange) findClient(r *http.Request) {
 		delete(r.Header, name)
 	}
 }
-
-// errMisdirected is answered with 421, which makes a browser that reuses a connection for another name open a new one
-// (RFC 9110 section 15.5.20).
-var errMisdirected = errors.New("the host of the request is not served here")
 
 // authorise decides whether a request may go to an instance, and as what (contract 02 point 9.23). Default deny.
 func (ex *exchange) authorise(r *http.Request, id identity, core bool) error {

@@ -94,7 +94,7 @@ import (
 //attack:actor compromised core
 //attack:does Uses the key of a browser whose owner has not proved who they are.
 //attack:control A key verifies nothing before the proof.
-//attack:remove internal/signingkeys/signingkeys.go: if k.State == store.SigningKeyActive && k.UID != nil && *k.UID == uid { => if k.UID == nil || *k.UID == uid {
+//attack:remove internal/store/signingkeys.go: return k.State == SigningKeyActive && now.Before(k.ExpiresAt) && k.UID != nil && *k.UID == uid => return k.UID == nil || *k.UID == uid
 //attack:run inactive key
 //attack:actor compromised core
 //attack:does Uploads a key of its own through the link that it passes on, and waits until the user connects.

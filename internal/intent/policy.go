@@ -16,17 +16,23 @@ func NewPolicy(mode string, calls map[string]string, exempt []string) Policy {
 	return Policy{mode: mode, calls: calls, exempt: exempt}
 }
 
-// Off tells whether nothing is ever looked at. Bodies need not be read before they are served then.
-func (p Policy) Off() bool {
-	if rank(p.mode) > 0 {
-		return false
-	}
+// Off tells whether nothing is ever looked at.
+func (p Policy) Off() bool { return p.strictest() == rank(ModeOff) }
+
+// Requires tells whether there are calls that must be signed.
+func (p Policy) Requires() bool { return p.strictest() == rank(ModeRequire) }
+
+func (p Policy) strictest() int {
+	most := rank(p.mode)
 	for _, mode := range p.calls {
-		if rank(mode) > 0 {
-			return false
-		}
+		most = max(most, rank(mode))
 	}
-	return true
+	return most
+}
+
+// Names tells whether one of the names of a rule has a mode of its own.
+func (p Policy) Names(r Rule) bool {
+	return slices.ContainsFunc(r.Calls, func(call string) bool { _, ok := p.calls[call]; return ok })
 }
 
 // Mode gives the mode for a rule. A rule that accepts several names gets the strictest mode of those that the policy

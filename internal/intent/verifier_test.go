@@ -201,8 +201,24 @@ func TestPolicy(t *testing.T) {
 			t.Errorf("%v: %s, want %s", tc.rule, got, tc.want)
 		}
 	}
-	if p.Off() || !(intent.Policy{}).Off() || !intent.NewPolicy("off", map[string]string{"a": "off"}, nil).Off() {
-		t.Error("Off is wrong")
+	for _, tc := range []struct {
+		policy        intent.Policy
+		off, requires bool
+	}{
+		{intent.Policy{}, true, false},
+		{intent.NewPolicy("off", map[string]string{"a": "off"}, nil), true, false},
+		{intent.NewPolicy("off", map[string]string{"a": "log"}, nil), false, false},
+		{intent.NewPolicy("log", map[string]string{"a": "off"}, nil), false, false},
+		{p, false, true},
+		{intent.NewPolicy("require", nil, nil), false, true},
+		{intent.NewPolicy("log", map[string]string{"a": "stricter than ever"}, nil), false, true},
+	} {
+		if tc.policy.Off() != tc.off || tc.policy.Requires() != tc.requires {
+			t.Errorf("%+v: off %v, requires %v", tc.policy, tc.policy.Off(), tc.policy.Requires())
+		}
+	}
+	if !p.Names(intent.Rule{Calls: []string{"a", "jobs.create"}}) || p.Names(intent.Rule{Calls: []string{"files.trash"}}) {
+		t.Error("Names is wrong")
 	}
 	if got := intent.NewPolicy("stricter than ever", nil, nil).Mode(deleteFiles); got != intent.ModeRequire {
 		t.Errorf("an unknown mode counts as %s", got)

@@ -127,6 +127,9 @@ func (c *Client) Close(ctx context.Context) { c.tally.close(ctx) }
 // Mode implements fileserver.Intents.
 func (c *Client) Mode(r intent.Rule) string { return c.rules.Load().policy.Mode(r) }
 
+// Requires tells whether there are calls that the user must sign.
+func (c *Client) Requires() bool { return c.rules.Load().policy.Requires() }
+
 // Check implements fileserver.Intents.
 func (c *Client) Check(ctx context.Context, log *slog.Logger, r intent.Request) error {
 	now := c.rules.Load()
@@ -135,7 +138,7 @@ func (c *Client) Check(ctx context.Context, log *slog.Logger, r intent.Request) 
 		return nil
 	}
 	seen := ipcapi.IntentCount{Call: r.Rule.Calls[0], Mode: mode}
-	if r.Rule.Optional && r.Intent == "" && !now.names(r.Rule) {
+	if r.Rule.Optional && r.Intent == "" && !now.policy.Names(r.Rule) {
 		seen.Verdict = ipcapi.IntentOptional
 		c.tally.add(seen)
 		return nil
@@ -167,16 +170,6 @@ func (c *Client) Check(ctx context.Context, log *slog.Logger, r intent.Request) 
 	log.Warn("signed intent refused", "audit", "intent", "call", seen.Call, "reason", verdict.Reason, "form", verdict.Form,
 		"key", c.keys.fingerprint(verdict.KeyID), "detail", verdict.Detail())
 	return verdict.Err()
-}
-
-// names tells whether the policy has a mode for the call itself.
-func (r *rules) names(rule intent.Rule) bool {
-	for _, call := range rule.Calls {
-		if _, ok := r.settings.Calls[call]; ok {
-			return true
-		}
-	}
-	return false
 }
 
 // unavailable makes sure that trouble of our own is never told as a wrong signature.

@@ -85,7 +85,7 @@ func metric(call, verdict, mode string) string {
 func newService(t *testing.T) *Service {
 	t.Helper()
 	return New(Options{
-		Policy:  func() Policy { return Policy{Mode: intent.ModeLog} },
+		Policy:  func() *Policy { return &Policy{Mode: intent.ModeLog} },
 		Keyless: func(context.Context) ([]ident.UCloudUser, error) { return []ident.UCloudUser{"Zoe#2", "Bob#1"}, nil },
 		Metrics: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
 	})

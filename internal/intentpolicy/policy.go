@@ -27,23 +27,18 @@ type Policy struct {
 	Skew   time.Duration
 }
 
-// For gives the settings for the instance of a user.
+// For gives the settings for the instance of a user, which share their lists with the policy.
 func (p Policy) For(user ident.UCloudUser) ipcapi.IntentSettings {
 	s := ipcapi.IntentSettings{
-		Mode: p.Mode, Exempt: p.Exempt, MaxAgeMs: p.MaxAge.Milliseconds(), SkewMs: p.Skew.Milliseconds(),
+		Mode: p.Mode, Calls: p.Calls, Exempt: p.Exempt, MaxAgeMs: p.MaxAge.Milliseconds(), SkewMs: p.Skew.Milliseconds(),
 	}
 	own, named := p.Users[user]
-	if named {
-		s.Mode = own
+	if !named {
+		return s
 	}
-	if len(p.Calls) > 0 {
-		s.Calls = make(map[string]string, len(p.Calls))
-	}
+	s.Mode, s.Calls = own, make(map[string]string, len(p.Calls))
 	for call, mode := range p.Calls {
-		if named {
-			mode = intent.Stricter(mode, own)
-		}
-		s.Calls[call] = mode
+		s.Calls[call] = intent.Stricter(mode, own)
 	}
 	return s
 }

@@ -27,7 +27,7 @@ const (
 
 // Options configure a [Service]. All are required, except Now.
 type Options struct {
-	Policy func() Policy
+	Policy func() *Policy
 	// Keyless gives the users with an active mapping who have no key that counts.
 	Keyless func(ctx context.Context) ([]ident.UCloudUser, error)
 	Metrics prometheus.Registerer

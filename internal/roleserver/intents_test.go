@@ -1,20 +1,26 @@
 package roleserver
 
 import (
+	"errors"
+	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/intent"
+	"ucloud-im/internal/store"
+	"ucloud-im/internal/testkit/storetest"
+	"ucloud-im/internal/usermap"
 )
 
 // TestIntentsOfTheConfiguration: what the operator writes is what instances are told.
 func TestIntentsOfTheConfiguration(t *testing.T) {
 	t.Parallel()
 	s := &server{}
-	s.config.Store(loadText(t, base+unmanaged))
-	if got := s.intentSettings("Ada#1815"); !intent.NewPolicy(got.Mode, got.Calls, got.Exempt).Off() || intentPolicy(s.config.Load()).Wanted("Ada#1815") {
+	s.use(loadText(t, base+unmanaged))
+	if got := s.intentSettings("Ada#1815"); !intent.NewPolicy(got.Mode, got.Calls, got.Exempt).Off() || s.signing.Load().Wanted("Ada#1815") {
 		t.Errorf("by default: %+v", got)
 	}
 	const policy = `  core:
@@ -26,7 +32,7 @@ func TestIntentsOfTheConfiguration(t *testing.T) {
       calls: { jobs.create: require, files.browse: "off" }
       exempt: [files.copy]
 `
-	s.config.Store(loadText(t, strings.TrimSuffix(base, "\n")+"\n"+policy+unmanaged))
+	s.use(loadText(t, strings.TrimSuffix(base, "\n")+"\n"+policy+unmanaged))
 	for _, tc := range []struct {
 		user       ident.UCloudUser
 		call, want string
@@ -48,5 +54,55 @@ func TestIntentsOfTheConfiguration(t *testing.T) {
 		if got.MaxAgeMs != (45*time.Second).Milliseconds() || got.SkewMs != 1 {
 			t.Errorf("limits: %+v", got)
 		}
+	}
+}
+
+// TestKeyless: a key counts for the account that the user has now, and only while it is active.
+func TestKeyless(t *testing.T) {
+	t.Parallel()
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	s := &server{}
+	s.store = storetest.SQLite(t)
+	users := []ident.UCloudUser{"Good#1", "Other#2", "Over#3", "Pending#4", "None#5"}
+	err := s.store.Update(t.Context(), func(tx *store.Tx) error {
+		var errs []error
+		for i, user := range users {
+			uid := ident.UID(2001 + i)
+			errs = append(errs, tx.InsertMapping(store.Mapping{
+				User: user, UID: uid, LocalName: "x", State: store.MappingActive, Method: "test", CreatedAt: now, UpdatedAt: now,
+			}))
+			if user == "None#5" {
+				continue
+			}
+			id := string(user)
+			errs = append(errs, tx.InsertSigningKey(store.SigningKey{
+				ID: id, User: user, PublicKey: []byte("x"), Fingerprint: id, Algorithm: "RS256", Session: [32]byte{byte(i)},
+				State: store.SigningKeyPending, CreatedAt: now.Add(-time.Hour), ExpiresAt: now.Add(time.Hour),
+			}))
+			ends := now.Add(time.Hour)
+			switch user {
+			case "Other#2":
+				uid++ // the account that the user had before
+			case "Over#3":
+				ends = now.Add(-time.Minute)
+			case "Pending#4":
+				continue
+			}
+			errs = append(errs, tx.ActivateSigningKey(id, uid, "test", now.Add(-time.Hour), ends))
+		}
+		return errors.Join(errs...)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.users, err = usermap.New(t.Context(), usermap.Options{
+		Store: s.store, Core: struct{ usermap.Core }{}, Policy: struct{ usermap.Policy }{}, Log: slog.New(slog.DiscardHandler),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.keyless(t.Context())
+	slices.Sort(got)
+	if want := []ident.UCloudUser{"None#5", "Other#2", "Over#3", "Pending#4"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("without a key: %q, %v; want %q", got, err, want)
 	}
 }

@@ -42,7 +42,7 @@ func (s *server) withKeys(next usermap.Method) *signingkeys.Method {
 	hosts := s.config.Load().Provider.Hosts
 	return &signingkeys.Method{
 		Keys: s.keys, Next: next, URL: hosts.SelfPublic.URL() + integration.UploadPath(s.config.Load().Provider.ID.String()),
-		Wanted: func(user ident.UCloudUser) bool { return intentPolicy(s.config.Load()).Wanted(user) },
+		Wanted: func(user ident.UCloudUser) bool { return s.signing.Load().Wanted(user) },
 	}
 }
 

@@ -78,7 +78,7 @@ func (s *server) reload(ctx context.Context, dryRun bool) (ipcapi.ReloadReport, 
 	if err := s.verifier.SetKeys(keys); err != nil {
 		return report, err
 	}
-	s.config.Store(next)
+	s.use(next)
 	s.setLevel(next)
 	s.branding.Store(branding)
 	s.core.SetRefreshToken(next.Server.RefreshToken.Value())

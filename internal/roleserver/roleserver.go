@@ -31,6 +31,7 @@ import (
 	"ucloud-im/internal/config"
 	"ucloud-im/internal/handover"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/intentpolicy"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/jobsite"
 	"ucloud-im/internal/localuser"
@@ -64,7 +65,7 @@ func Run(ctx context.Context, o Options) error {
 		return problems.Err()
 	}
 	s := &server{o: o, directory: directory, notifier: handover.NewNotifier(), serviceUID: ident.UID(os.Geteuid())} //nolint:gosec // a uid fits
-	s.config.Store(cfg)
+	s.use(cfg)
 	s.setUpLogs()
 	for _, w := range problems {
 		s.log.Warn("configuration", "problem", w.String())
@@ -99,10 +100,17 @@ type server struct {
 	notifier   *handover.Notifier
 	directory  *localuser.Directory
 	serviceUID ident.UID
-	config     atomic.Pointer[config.Config]
+	config     atomic.Pointer[config.Config]       // set by use
+	signing    atomic.Pointer[intentpolicy.Policy] // what it says about signed intents
 	sites      jobsite.Cache
 
 	parts
+}
+
+// use makes a configuration the one that counts.
+func (s *server) use(cfg *config.Config) {
+	s.config.Store(cfg)
+	s.signing.Store(intentPolicy(cfg))
 }
 
 // run runs all parts until one fails or ctx ends.

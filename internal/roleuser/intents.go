@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"ucloud-im/internal/ident"
-	"ucloud-im/internal/intent"
 	"ucloud-im/internal/intentclient"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
@@ -46,19 +45,6 @@ func startIntents(a host) *intentclient.Client {
 			return ipc.Invoke(ctx, server, ipcapi.DriveFind, ipcapi.DriveRef{ID: id})
 		},
 	})
-}
-
-// signatures tells whether some calls of the user must be signed.
-func signatures(set ipcapi.IntentSettings) bool {
-	if set.Mode == intent.ModeRequire {
-		return true
-	}
-	for _, mode := range set.Calls {
-		if mode == intent.ModeRequire {
-			return true
-		}
-	}
-	return false
 }
 
 // tallyTimeout bounds the last handing in of numbers.

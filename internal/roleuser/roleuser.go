@@ -126,7 +126,7 @@ func (p *parts) build(a host) (http.Handler, error) {
 		Provider: start.Provider, Settings: set.files, Log: a.Log(), Tasks: p.tasks, Writable: writable,
 		StaleGroups: func(ctx context.Context) bool { return askReplacement(ctx, a) },
 		FindDrive:   func(ctx context.Context, id ident.DriveID) (providerapi.Drive, error) { return findDrive(ctx, a, id) },
-		Doubt:       func() bool { return signatures(a.Start().Intents) },
+		Doubt:       p.intents.Requires,
 		DrivePlace: func(ctx context.Context, owner ident.Owner, category string) (files.DrivePlace, error) {
 			return drivePlace(ctx, a, owner, category)
 		},

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,13 +95,9 @@ func newID() string { return strings.ToLower(rand.Text()[:10]) }
 // Keys are the keys with which requests of the user verify now: active ones, proved for this account.
 func (s *Service) Keys(ctx context.Context, user ident.UCloudUser, uid ident.UID) (keys []store.SigningKey, err error) {
 	err = s.o.Store.View(ctx, func(tx *store.Tx) error {
-		keys = nil
-		live, err := tx.LiveSigningKeys(user, s.now())
-		for _, k := range live {
-			if k.State == store.SigningKeyActive && k.UID != nil && *k.UID == uid {
-				keys = append(keys, k)
-			}
-		}
+		now := s.now()
+		live, err := tx.LiveSigningKeys(user, now)
+		keys = slices.DeleteFunc(live, func(k store.SigningKey) bool { return !k.Counts(uid, now) })
 		return err
 	})
 	return keys, err
@@ -148,7 +145,7 @@ func (s *Service) Activate(tx *store.Tx, user ident.UCloudUser, id string, uid i
 		case old.State != store.SigningKeyActive:
 		case old.Fingerprint == k.Fingerprint:
 			err = tx.EndSigningKey(old.ID, store.SigningKeyExpired, "proved again", false, now)
-		case old.UID == nil || *old.UID != uid:
+		case !old.Counts(uid, now):
 			err = tx.EndSigningKey(old.ID, store.SigningKeyRevoked, "proved for another account", false, now)
 		default:
 			others++

@@ -122,7 +122,7 @@ func TestKeysEndWithTheMapping(t *testing.T) {
 //attack:actor local user
 //attack:does Gets the account of a user by a mistake of the operators, and uses requests that the user signed before.
 //attack:control A key counts for the account for which it was proved.
-//attack:remove internal/signingkeys/signingkeys.go: k.UID != nil && *k.UID == uid { => k.UID != nil {
+//attack:remove internal/store/signingkeys.go: k.UID != nil && *k.UID == uid => k.UID != nil
 func TestKeysAreForTheAccount(t *testing.T) {
 	t.Parallel()
 	w := testWorld(t, storetest.SQLite(t))

@@ -34,7 +34,7 @@ func TestKeysAreAskedForByPolicy(t *testing.T) {
 //attack:actor compromised core
 //attack:does Opens a session by "connect", uploads its own key there, and signs requests in the user's name with it.
 //attack:control A key counts only after the proof that follows the upload.
-//attack:remove internal/signingkeys/signingkeys.go: if k.State == store.SigningKeyActive && k.UID != nil && *k.UID == uid { => if k.State != "" {
+//attack:remove internal/store/signingkeys.go: return k.State == SigningKeyActive && now.Before(k.ExpiresAt) && k.UID != nil && *k.UID == uid => return k.State != ""
 func TestPendingKeyVerifiesNothing(t *testing.T) {
 	t.Parallel()
 	storetest.Stores(t, func(t *testing.T, s *store.Store) {

@@ -38,6 +38,11 @@ type SigningKey struct {
 	Barred      bool       // somebody revoked this very key: the user cannot activate it again
 }
 
+// Counts tells whether requests verify with the key: it is active, its time is not over, and it was proved for the account.
+func (k SigningKey) Counts(uid ident.UID, now time.Time) bool {
+	return k.State == SigningKeyActive && now.Before(k.ExpiresAt) && k.UID != nil && *k.UID == uid
+}
+
 const signingKeyColumns = `id, user_name, public_key, fingerprint, algorithm, session, state, created_at, activated_at, expires_at, ended_at, ` +
 	`uid, proof, actor, barred`
 
@@ -140,10 +145,10 @@ func (tx *Tx) SigningKeys(after string, limit int) ([]SigningKey, error) {
 		`SELECT `+signingKeyColumns+` FROM signing_keys WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
 }
 
-// SigningUsers are the users with an active key whose time is not over.
-func (tx *Tx) SigningUsers(now time.Time) ([]ident.UCloudUser, error) {
-	return list(tx, value[ident.UCloudUser], "list users with signing keys",
-		`SELECT DISTINCT user_name FROM signing_keys WHERE state = 'active' AND expires_at > ? ORDER BY user_name`, toMS(now))
+// ActiveSigningKeys are the active keys of all users whose time is not over.
+func (tx *Tx) ActiveSigningKeys(now time.Time) ([]SigningKey, error) {
+	return list(tx, scanSigningKey, "list active signing keys",
+		`SELECT `+signingKeyColumns+` FROM signing_keys WHERE state = 'active' AND expires_at > ? ORDER BY id`, toMS(now))
 }
 
 // ExpireSigningKeys ends the active keys whose time is over and names their users; pending ones are forgotten.

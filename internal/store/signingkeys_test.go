@@ -62,8 +62,21 @@ func TestSigningKeys(t *testing.T) {
 		if got := get(t, s, func(tx *store.Tx) (store.SigningKey, error) { return tx.SigningKeyOfSession(a.Session) }); got.ID != "a" {
 			t.Errorf("the session's key is %q", got.ID)
 		}
-		if users := get(t, s, func(tx *store.Tx) ([]ident.UCloudUser, error) { return tx.SigningUsers(at) }); len(users) != 1 || users[0] != "A#1" {
-			t.Errorf("users with keys: %v", users)
+		for when, want := range map[time.Time][]store.SigningKey{at: {a}, until: nil} {
+			active := get(t, s, func(tx *store.Tx) ([]store.SigningKey, error) { return tx.ActiveSigningKeys(when) })
+			if diff := cmp.Diff(want, active); diff != "" {
+				t.Errorf("active at %v: %s", when, diff)
+			}
+		}
+		for _, tc := range []struct {
+			key  store.SigningKey
+			uid  ident.UID
+			at   time.Time
+			want bool
+		}{{a, uid, at, true}, {a, uid + 1, at, false}, {a, uid, until, false}, {b, uid, at, false}} {
+			if got := tc.key.Counts(tc.uid, tc.at); got != tc.want {
+				t.Errorf("key %s counts for %d at %v: %v", tc.key.ID, tc.uid, tc.at, got)
+			}
 		}
 
 		// The end of everything of a user leaves those of others alone.

@@ -121,6 +121,60 @@ func TestProgramsOfOneUser(t *testing.T) {
 	}
 }
 
+// TestShareOfLogins: while the program of the site hangs, the logins of one user leave room for those of others.
+//
+//attack:actor local user
+//attack:does Logs in many times while the program of the site hangs, so that nobody else can log in.
+//attack:control Only two logins of one user are checked at a time.
+//attack:remove internal/usermap/oidc/method.go: case m.busy[user] >= perUser: => case m.busy[user] < 0:
+func TestShareOfLogins(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.m.o.Patience = 1 // nanosecond: the browser does not wait
+	w.mapper.hold = make(chan struct{})
+	stages := map[consent.Stage]int{}
+	var waits []string
+	for range perUser + 2 {
+		o := w.open(mallory)
+		if err := w.returned(w.query(o, "eve"), o.Cookie); err != nil {
+			t.Fatal(err)
+		}
+		v, err := w.m.View(t.Context(), o.Cookie)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stages[v.Stage]++; v.Stage == consent.StageChecking {
+			waits = append(waits, o.Cookie)
+		} else if !strings.Contains(v.Message, "still being checked") {
+			t.Errorf("the user is told %q", v.Message)
+		}
+	}
+	if stages[consent.StageChecking] != perUser || stages[consent.StageFailed] != 2 {
+		t.Fatalf("stages %v", stages)
+	}
+	o := w.open(ada)
+	if err := w.returned(w.query(o, "ada"), o.Cookie); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := w.m.View(t.Context(), o.Cookie); err != nil || v.Stage != consent.StageChecking {
+		t.Fatalf("another user: %+v, %v", v, err)
+	}
+	close(w.mapper.hold)
+	for _, cookie := range append(waits, o.Cookie) {
+		if v := w.view(cookie); v.Stage != consent.StageAsk {
+			t.Errorf("%+v", v)
+		}
+	}
+	testkit.Eventually(t, "the checks have ended", func() bool {
+		w.m.mu.Lock()
+		defer w.m.mu.Unlock()
+		return len(w.m.busy) == 0
+	})
+	if v, _ := w.login(mallory, "eve"); v.Stage != consent.StageAsk {
+		t.Errorf("afterwards: %+v", v)
+	}
+}
+
 // TestSlowProgram shows a page while the program works, and ends the program with the service.
 func TestSlowProgram(t *testing.T) {
 	t.Parallel()

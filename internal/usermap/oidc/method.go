@@ -25,8 +25,9 @@ const MethodName = "oidc"
 const (
 	// patience is how long the browser waits for the outcome before it is shown a page that does.
 	patience = 5 * time.Second
-	// parallel is how many logins are checked at a time.
-	parallel = 16
+	// parallel is how many logins are checked at a time, perUser how many of one user: the program of the site may hang.
+	parallel = 32
+	perUser  = 2
 	// checkTime bounds the check of one login: three answers of the identity provider, a program, a new account.
 	checkTime = 5 * time.Minute
 	// retryFirst and retryMax are the pauses between attempts to find the identity provider.
@@ -59,8 +60,9 @@ type Method struct {
 	cancel context.CancelFunc
 	slots  chan struct{}
 
-	mu     sync.Mutex // guards closed, and orders it with checks.Add
+	mu     sync.Mutex // guards closed and busy, and orders closed with checks.Add
 	closed bool
+	busy   map[ident.UCloudUser]int // checks that are under way
 	checks sync.WaitGroup
 }
 
@@ -80,7 +82,7 @@ func New(o Options, s Settings) (*Method, error) {
 	if o.Patience == 0 {
 		o.Patience = patience
 	}
-	m := &Method{o: o, log: o.Log.With("part", "oidc"), kick: make(chan struct{}, 1), slots: make(chan struct{}, parallel)}
+	m := &Method{o: o, log: o.Log.With("part", "oidc"), kick: make(chan struct{}, 1), slots: make(chan struct{}, parallel), busy: map[ident.UCloudUser]int{}}
 	m.base, m.cancel = context.WithCancel(context.Background())
 	m.current.Store(newIssuer(s, o.Now))
 	return m, nil
@@ -211,21 +213,16 @@ func (m *Method) Return(ctx context.Context, query, cookie string) error {
 		}
 		return err
 	}
-	m.mu.Lock()
-	closed := m.closed
-	if !closed {
-		m.checks.Add(1)
-	}
-	m.mu.Unlock()
-	if closed {
+	if err := m.enter(p.User()); err != nil {
 		<-m.slots
-		m.o.Consent.Fail(ctx, p, failure.New(failure.Unavailable, "The service is being restarted"))
+		m.o.Consent.Fail(ctx, p, err)
 		return nil
 	}
 	done := make(chan struct{})
 	go func() {
 		defer m.checks.Done()
 		defer func() { <-m.slots }()
+		defer m.leave(p.User())
 		defer close(done)
 		m.check(p, a)
 	}()
@@ -237,6 +234,30 @@ func (m *Method) Return(ctx context.Context, query, cookie string) error {
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// enter counts a check that begins.
+func (m *Method) enter(user ident.UCloudUser) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.closed:
+		return failure.New(failure.Unavailable, "The service is being restarted")
+	case m.busy[user] >= perUser:
+		return failure.New(failure.TooMany, "Other logins of %q are still being checked. Please wait until they are done, "+
+			"and press \"Connect\" in UCloud again", user)
+	}
+	m.busy[user]++
+	m.checks.Add(1)
+	return nil
+}
+
+func (m *Method) leave(user ident.UCloudUser) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.busy[user]--; m.busy[user] == 0 {
+		delete(m.busy, user)
+	}
 }
 
 // check does what the outcome of a login depends on.

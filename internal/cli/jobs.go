@@ -96,7 +96,8 @@ func jobFilters(cmd *cobra.Command) *filterFlags[ipcapi.JobInfo] {
 }
 
 func (a *app) jobsCommand() *cobra.Command {
-	return noun("jobs", "jobs of users", a.jobsListCommand(), a.jobsShowCommand(), a.jobsCancelCommand(), a.jobsResyncCommand())
+	return noun("jobs", "jobs of users", a.jobsListCommand(), a.jobsShowCommand(), a.jobsExplainCommand(), a.jobsCancelCommand(),
+		a.jobsResyncCommand(), a.jobsRegisterCommand())
 }
 
 func (a *app) jobs(ctx context.Context, all bool) ([]ipcapi.JobInfo, error) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
@@ -64,6 +65,23 @@ func jobWorld(t *testing.T) (run func(args ...string) (code int, stdout, stderr 
 	}
 	ipc.Handle(srv, ipcapi.JobCancel, mutate("cancel"))
 	ipc.Handle(srv, ipcapi.JobResync, mutate("resync"))
+	ipc.Handle(srv, ipcapi.JobRegister, mutate("register"))
+	ipc.Handle(srv, ipcapi.JobExplain, func(_ context.Context, _ *ipc.Request, q ipcapi.JobQuestion) (ipcapi.JobExplanation, error) {
+		x := ipcapi.JobExplanation{ID: q.ID, Jobs: []ipcapi.JobInfo{}, Notes: []string{"Slurm lets it wait: \x1b[31mno room"}}
+		switch {
+		case q.Slurm:
+			x.Slurm = &ipcapi.SlurmJob{ID: q.ID, User: "bob", Account: "physics", Partition: "normal", State: "PENDING", NodeCount: 2, CPUs: 8, LimitMs: 3_600_000}
+		case q.ID == "9":
+			x.Jobs = infos[:1]
+		default:
+			return x, failure.New(failure.NotFound, "Neither UCloud nor Slurm has a job %s", q.ID)
+		}
+		return x, nil
+	})
+	ipc.HandleStream(srv, ipcapi.SlurmAccountList, func(_ context.Context, _ *ipc.Request, _ ipcapi.Empty, send func(ipcapi.SlurmAccountPage, ...*os.File) error) error {
+		limit := int64(6000)
+		return send(ipcapi.SlurmAccountPage{Items: []ipcapi.SlurmAccountInfo{{Project: "p-1", Account: "physics", UsedMinutes: 5999, WantedMinutes: &limit, WantedLock: true}}})
+	})
 	socket := t.TempDir() + "/s"
 	l, err := ipc.Listen(socket)
 	if err != nil {
@@ -143,12 +161,41 @@ func TestJobsChange(t *testing.T) {
 		{"cancel --yes 12", ExitNoMatch, ""}, // is being submitted
 		{"cancel --yes 9 --all", ExitUsage, ""},
 		{"resync", ExitOK, "resync[9 10 13]false"},
+		{"register", ExitUsage, ""},
+		{"register 710 711", ExitUsage, ""}, // nobody to ask
+		{"register 710 711 --yes --reason asked", ExitOK, "register[710 711]askedfalse"},
+		{"register 710 --dry-run", ExitOK, "register[710]true"},
 		{"resync 11", ExitOK, "resync[11]false"},
 		{"resync --all", ExitOK, "resync[9 10 11 13]false"},
 	} {
 		code, out, errs := run(append([]string{"jobs"}, strings.Fields(tc.args)...)...)
 		if got := asked(); code != tc.code || got != tc.want {
 			t.Errorf("%s: exit %d, want %d; asked %s, want %s\n%s%s", tc.args, code, tc.code, got, tc.want, out, errs)
+		}
+	}
+}
+
+func TestJobsExplain(t *testing.T) {
+	t.Parallel()
+	run, _ := jobWorld(t)
+	for _, tc := range []struct {
+		args string
+		code int
+		want []string
+	}{
+		{"9", ExitOK, []string{"9, RUNNING, of ada (Ada#1)", "lets it wait: ?[31mno room"}},
+		{"730 --slurm", ExitOK, []string{"730 PENDING, of bob", "physics of project p-1, used 5999 of 6000 billing minutes, locked", "2 nodes, 8 cpus, 1h0m0s"}},
+		{"99", ExitNoMatch, nil},
+		{"", ExitUsage, nil},
+	} {
+		code, out, errs := run(append([]string{"jobs", "explain"}, strings.Fields(tc.args)...)...)
+		if code != tc.code {
+			t.Errorf("%s: exit %d %s", tc.args, code, errs)
+		}
+		for _, text := range tc.want {
+			if !strings.Contains(out, text) {
+				t.Errorf("%s: no %q in\n%s", tc.args, text, out)
+			}
 		}
 	}
 }

@@ -44,6 +44,10 @@ var (
 	JobList   = ipc.Stream[JobListRequest, JobPage]{Name: "job.list", Access: ipc.AccessViewer}
 	JobCancel = ipc.Call[JobMutation, MutationReport]{Name: "job.cancel", Access: ipc.AccessOperator}
 	JobResync = ipc.Call[JobMutation, MutationReport]{Name: "job.resync", Access: ipc.AccessOperator}
+	// JobExplain says what is known about a job and why it is as it is; Slurm is asked for it.
+	JobExplain = ipc.Call[JobQuestion, JobExplanation]{Name: "job.explain", Access: ipc.AccessViewer}
+	// JobRegister registers jobs at Core that were submitted outside UCloud, named by Slurm's ids.
+	JobRegister = ipc.Call[JobMutation, MutationReport]{Name: "job.register", Access: ipc.AccessOperator}
 )
 
 // Engines of jobs.
@@ -235,6 +239,41 @@ type JobInfo struct {
 	Pending     int             `json:"pending"`    // updates that Core has not taken yet
 	LastMessage string          `json:"lastMessage,omitempty"`
 	Document    json.RawMessage `json:"document,omitempty"` // providerapi.Job; only where one job was asked for
+}
+
+// JobQuestion asks about a job: by Core's id or else the engine's, or with Slurm by Slurm's alone.
+type JobQuestion struct {
+	ID    string `json:"id"`
+	Slurm bool   `json:"slurm,omitempty"`
+}
+
+// JobExplanation is the answer. Notes are sentences for people, the most important first.
+type JobExplanation struct {
+	ID    string    `json:"id"`
+	Jobs  []JobInfo `json:"jobs"`            // of UCloud: none, one, or several claims
+	Slurm *SlurmJob `json:"slurm,omitempty"` // null: Slurm does not speak of it, or there is no Slurm
+	Notes []string  `json:"notes"`
+}
+
+// SlurmJob is a job as Slurm describes it now.
+type SlurmJob struct {
+	ID        string    `json:"id"`
+	User      string    `json:"user"`
+	Account   string    `json:"account"`
+	Partition string    `json:"partition"`
+	QoS       string    `json:"qos,omitempty"`
+	Name      string    `json:"name,omitempty"`
+	Comment   string    `json:"comment,omitempty"`
+	State     string    `json:"state"`            // Slurm's word
+	Reason    string    `json:"reason,omitempty"` // why it waits, in a sentence
+	Nodes     []string  `json:"nodes,omitempty"`
+	NodeCount int       `json:"nodeCount"`
+	CPUs      int       `json:"cpus"`
+	LimitMs   int64     `json:"limitMs,omitempty"`
+	Submitted time.Time `json:"submitted,omitzero"`
+	Started   time.Time `json:"started,omitzero"`
+	Ended     time.Time `json:"ended,omitzero"`
+	Planned   time.Time `json:"planned,omitzero"` // when Slurm means to start it
 }
 
 // JobMutation changes jobs: those named by Core's id.

@@ -13,6 +13,13 @@ var (
 	SlurmAccountReevaluate = ipc.Call[SlurmAccountMutation, MutationReport]{Name: "slurmaccount.reevaluate", Access: ipc.AccessOperator}
 	// SlurmAccountAdopt hands accounts over that others have made in Slurm.
 	SlurmAccountAdopt = ipc.Call[SlurmAccountMutation, MutationReport]{Name: "slurmaccount.adopt", Access: ipc.AccessOperator}
+	// SlurmAccountAdd gives a workspace an account by hand, SlurmAccountRemove forgets which one it has.
+	SlurmAccountAdd    = ipc.Call[SlurmAccountAddition, MutationReport]{Name: "slurmaccount.add", Access: ipc.AccessOperator}
+	SlurmAccountRemove = ipc.Call[SlurmAccountMutation, MutationReport]{Name: "slurmaccount.remove", Access: ipc.AccessOperator}
+	// SlurmAccountSync has members, limits and locks compared with Slurm and set again.
+	SlurmAccountSync = ipc.Call[SlurmAccountMutation, MutationReport]{Name: "slurmaccount.sync", Access: ipc.AccessOperator}
+	// SlurmAccountEvaluate asks the mapper without storing what it says. It may run a program of the site.
+	SlurmAccountEvaluate = ipc.Call[SlurmAccountQuestion, SlurmAccountEvaluation]{Name: "slurmaccount.evaluate", Access: ipc.AccessOperator}
 )
 
 // States of Slurm accounts.
@@ -62,4 +69,37 @@ type SlurmAccountTarget struct {
 	User     ident.UCloudUser `json:"ucloudName,omitempty"`
 	Project  ident.ProjectID  `json:"project,omitempty"`
 	Category string           `json:"category"`
+}
+
+// SlurmAccountOwner is a workspace as operators name it. Exactly one member is set.
+type SlurmAccountOwner struct {
+	User    ident.UCloudUser `json:"ucloudName,omitempty"`
+	Project ident.ProjectID  `json:"project,omitempty"`
+	Local   string           `json:"local,omitempty"` // login name of the owner, or group of the project
+	Any     string           `json:"any,omitempty"`   // whichever of these it is
+}
+
+// SlurmAccountAddition gives a workspace an account.
+type SlurmAccountAddition struct {
+	Owner    SlurmAccountOwner `json:"owner"`
+	Category string            `json:"category"`
+	Account  string            `json:"account"`
+	Reason   string            `json:"reason,omitempty"`
+	DryRun   bool              `json:"dryRun,omitempty"`
+}
+
+// SlurmAccountQuestion asks which account a workspace would have.
+type SlurmAccountQuestion struct {
+	Owner    SlurmAccountOwner `json:"owner"`
+	Category string            `json:"category"`
+}
+
+// SlurmAccountEvaluation is what the mapper says, with what it was given. An error of the mapper is a part of it.
+type SlurmAccountEvaluation struct {
+	User      ident.UCloudUser  `json:"ucloudName,omitempty"` // exactly one of User and Project is set
+	Project   ident.ProjectID   `json:"project,omitempty"`
+	Category  string            `json:"category"`
+	Account   string            `json:"account"` // empty: none
+	Variables map[string]string `json:"variables"`
+	Problem   string            `json:"problem,omitempty"`
 }

@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"log/slog"
 	"os"
 	"time"
 
@@ -111,14 +110,7 @@ func (s *Service) mutate(ctx context.Context, r *ipc.Request, action string, q i
 			result.Status = ipcapi.ResultFailed
 			result.Error = &ipcapi.MutationError{Status: failure.KindOf(err).Status(), Message: failure.Why(err)}
 		}
-		attrs := []any{
-			slog.String("action", action), slog.String("result", result.Status), slog.Uint64("byUid", uint64(r.Peer.UID())),
-			slog.String("job", id), slog.String("reason", clip(q.Reason, 200)), slog.Bool("dryRun", q.DryRun),
-		}
-		if err != nil {
-			attrs = append(attrs, slog.String("why", err.Error()))
-		}
-		s.o.Audit.Info("command", attrs...)
+		s.auditJob(r, action, id, q, result.Status, err)
 		report.Results = append(report.Results, result)
 	}
 	return report

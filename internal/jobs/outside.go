@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -59,11 +60,11 @@ func (m *monitor) outside(ctx context.Context, v *view) error {
 			continue // it is being submitted
 		}
 		done++
-		registered, err := m.register(ctx, owners, set, &o)
+		why, err := s.register(ctx, owners, set, &o)
 		if err != nil {
 			return err // Core would not take the others either, and the monitor has to go on
 		}
-		if !registered {
+		if why != "" {
 			s.mu.Lock()
 			s.quiet[id] = v.began.Add(leftAlone)
 			s.mu.Unlock()
@@ -78,62 +79,92 @@ func (v *view) begunClaim(id string) bool {
 	return slices.ContainsFunc(v.open, func(j store.Job) bool { return j.ID == id && j.Submission == store.JobBegun })
 }
 
-// register tells Core about a job. false: it is none that Core is told about.
-func (m *monitor) register(ctx context.Context, owners Owners, set Settings, o *Observation) (bool, error) {
-	s := m.s
-	user, uid, ok := s.o.Users.Mapped(o.User)
-	if !ok {
-		return false, nil
+// candidate is a job that was submitted without us, with what Core would be told about it.
+type candidate struct {
+	user    ident.UCloudUser
+	uid     ident.UID
+	owner   ident.Owner
+	machine *Machine
+	nodes   int
+	known   string // Core's id, if it was registered before
+}
+
+// classify decides whether Core is told about a job that was submitted without us. why is empty if it is; otherwise it is the
+// reason, for operators.
+func (s *Service) classify(ctx context.Context, owners Owners, set Settings, o *Observation) (c candidate, why string, err error) {
+	var ok bool
+	if c.user, c.uid, ok = s.o.Users.Mapped(o.User); !ok {
+		return c, "the account " + o.User + " is not connected to a UCloud user", nil
 	}
-	known := false
 	if err := s.o.Store.View(ctx, func(tx *store.Tx) error {
 		rows, err := tx.JobsByEngineID(ipcapi.EngineSlurm, o.ID)
-		known = slices.ContainsFunc(rows, func(j store.Job) bool { return j.UID == uid })
+		for i := range rows {
+			if rows[i].UID == c.uid {
+				c.known = rows[i].ID
+			}
+		}
 		return err
-	}); err != nil || known {
-		return false, err
+	}); err != nil {
+		return c, "", err
+	}
+	if c.known != "" {
+		return c, "it is job " + c.known + " of UCloud already", nil
 	}
 	machines, ok := set.Category(o.Partition, o.QoS)
 	if !ok || len(machines) == 0 {
-		return false, nil
+		return c, fmt.Sprintf("no category of machines has the partition %q with the QoS %q", o.Partition, o.QoS), nil
 	}
-	owner, ok, err := owners.OwnerOf(ctx, o.Account, machines[0].Category)
-	if err != nil || !ok {
-		return false, err
+	category := machines[0].Category
+	if c.owner, ok, err = owners.OwnerOf(ctx, o.Account, category); err != nil || !ok {
+		return c, fmt.Sprintf("the Slurm account %q is not that of a workspace in category %s", o.Account, category), err
 	}
-	if owner.IsProject() {
-		var belongs bool
-		if err := s.o.Store.View(ctx, func(tx *store.Tx) (err error) { belongs, _, err = member(tx, owner.Project, user); return err }); err != nil || !belongs {
-			return false, err
+	switch {
+	case c.owner.IsProject():
+		belongs := false
+		if err := s.o.Store.View(ctx, func(tx *store.Tx) (err error) { belongs, _, err = member(tx, c.owner.Project, c.user); return err }); err != nil {
+			return c, "", err
 		}
-	} else if owner.User != user {
-		return false, nil
+		if !belongs {
+			return c, fmt.Sprintf("%s does not belong to project %s, whose account %s is", c.user, c.owner.Project, o.Account), nil
+		}
+	case c.owner.User != c.user:
+		return c, fmt.Sprintf("the account %s is that of %s, and the job is one of %s", o.Account, c.owner.User, c.user), nil
 	}
-	nodes := max(o.NodeCount, 1)
-	machine := smallest(machines, o, nodes)
+	c.nodes = max(o.NodeCount, 1)
+	c.machine = smallest(machines, o, c.nodes)
+	return c, "", nil
+}
+
+// register tells Core about a job. A reason: it is none that Core is told about.
+func (s *Service) register(ctx context.Context, owners Owners, set Settings, o *Observation) (why string, err error) {
+	c, why, err := s.classify(ctx, owners, set, o)
+	if err != nil || why != "" {
+		return why, err
+	}
 	submitted := o.Submitted
 	if submitted.IsZero() {
 		submitted = time.Unix(0, 0)
 	}
 	r := providerapi.RegisterJob{
 		// The same in every attempt, so that a job is registered once.
-		ProviderGeneratedID: o.Account + "/" + o.ID + "/" + strconv.FormatInt(submitted.UnixMilli(), 10), CreatedBy: &user,
+		ProviderGeneratedID: o.Account + "/" + o.ID + "/" + strconv.FormatInt(submitted.UnixMilli(), 10), CreatedBy: &c.user,
 		Spec: providerapi.JobSpecification{
-			Product:     providerapi.ProductReference{ID: machine.Name, Category: machine.Category, Provider: s.o.Provider},
+			Product:     providerapi.ProductReference{ID: c.machine.Name, Category: c.machine.Category, Provider: s.o.Provider},
 			Application: providerapi.ApplicationReference{Name: "unknown", Version: "unknown"},
-			Name:        clip(o.Name, 200) + " (SlurmID: " + o.ID + ")", Replicas: nodes, Parameters: map[string]providerapi.AppParameterValue{},
+			Name:        clip(o.Name, 200) + " (SlurmID: " + o.ID + ")", Replicas: c.nodes, Parameters: map[string]providerapi.AppParameterValue{},
 		},
 	}
 	if o.Limit > 0 {
 		d := providerapi.SimpleDurationOf(o.Limit)
 		r.Spec.TimeAllocation = &d
 	}
-	if owner.IsProject() {
-		r.Project = &owner.Project
+	if c.owner.IsProject() {
+		r.Project = &c.owner.Project
 	}
 	id, err := s.o.Core.RegisterJob(ctx, r)
 	if coreapi.Status(err) == http.StatusConflict {
 		var found providerapi.Job
+		var ok bool
 		found, ok, err = s.o.Core.FindJob(ctx, r.ProviderGeneratedID)
 		if err == nil && !ok {
 			err = errors.New("core says that the job is registered, and does not show it")
@@ -143,21 +174,20 @@ func (m *monitor) register(ctx context.Context, owners Owners, set Settings, o *
 	if err != nil {
 		if status := coreapi.Status(err); status >= 400 && status < 500 && status != http.StatusConflict {
 			s.log.Warn("Core does not take a job that was submitted outside of it", "slurm", o.ID, "error", err)
-			return false, nil
+			return "UCloud does not take it: " + err.Error(), nil
 		}
-		return false, err
+		return "", err
 	}
-	return true, m.insertOutside(ctx, o, id, r, machine, owner, user, uid)
+	return "", s.insertOutside(ctx, o, id, &r, &c)
 }
 
 // insertOutside stores a job that Core has just been told about.
-func (m *monitor) insertOutside(ctx context.Context, o *Observation, id string, r providerapi.RegisterJob, machine *Machine, owner ident.Owner, user ident.UCloudUser, uid ident.UID) error {
-	s := m.s
+func (s *Service) insertOutside(ctx context.Context, o *Observation, id string, r *providerapi.RegisterJob, c *candidate) error {
 	now := s.o.Now()
 	j := store.Job{
-		ID: id, UID: uid, CreatedBy: user, Owner: owner, Engine: ipcapi.EngineSlurm, Submission: store.JobSubmitted, Attempt: 1,
-		EngineID: o.ID, PGID: r.ProviderGeneratedID, Account: o.Account, Partition: o.Partition, QoS: o.QoS, Product: machine.Name,
-		Category: machine.Category, State: providerapi.JobInQueue, EngineState: o.Word, CoreKnown: 2, CoreChecked: now, Outside: true,
+		ID: id, UID: c.uid, CreatedBy: c.user, Owner: c.owner, Engine: ipcapi.EngineSlurm, Submission: store.JobSubmitted, Attempt: 1,
+		EngineID: o.ID, PGID: r.ProviderGeneratedID, Account: o.Account, Partition: o.Partition, QoS: o.QoS, Product: c.machine.Name,
+		Category: c.machine.Category, State: providerapi.JobInQueue, EngineState: o.Word, CoreKnown: 2, CoreChecked: now, Outside: true,
 		Name: r.Spec.Name, AppName: r.Spec.Application.Name, AppVersion: r.Spec.Application.Version, Replicas: r.Spec.Replicas,
 		LimitMs: o.Limit.Milliseconds(), CreatedAt: now, SubmittedAt: now, SeenAt: now, StartedAt: o.Started, Nodes: o.Nodes,
 	}

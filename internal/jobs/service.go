@@ -87,6 +87,8 @@ func (s *Service) Register(srv *ipc.Server) {
 	ipc.HandleStream(srv, ipcapi.JobList, s.list)
 	ipc.Handle(srv, ipcapi.JobCancel, s.operatorCancel)
 	ipc.Handle(srv, ipcapi.JobResync, s.operatorResync)
+	ipc.Handle(srv, ipcapi.JobExplain, s.explain)
+	ipc.Handle(srv, ipcapi.JobRegister, s.operatorRegister)
 }
 
 // errUnknown is the answer for what does not exist, and for what is not the caller's.

@@ -153,6 +153,10 @@ func (s *Service) Register(srv *ipc.Server) {
 		ipc.HandleStream(srv, ipcapi.SlurmAccountList, s.slurmAccountList)
 		ipc.Handle(srv, ipcapi.SlurmAccountReevaluate, s.slurmAccountReevaluate)
 		ipc.Handle(srv, ipcapi.SlurmAccountAdopt, s.slurmAccountAdopt)
+		ipc.Handle(srv, ipcapi.SlurmAccountAdd, s.slurmAccountAdd)
+		ipc.Handle(srv, ipcapi.SlurmAccountRemove, s.slurmAccountRemove)
+		ipc.Handle(srv, ipcapi.SlurmAccountSync, s.slurmAccountSync)
+		ipc.Handle(srv, ipcapi.SlurmAccountEvaluate, s.slurmAccountEvaluate)
 	}
 	if s.o.Groups != nil {
 		ipc.HandleStream(srv, ipcapi.ProjectList, s.projectList)

@@ -81,7 +81,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 	operator := append(slices.Clone(viewer), ipcapi.TicketApprove.Name, ipcapi.TicketReject.Name, ipcapi.UserAdd.Name,
 		ipcapi.UserExpire.Name, ipcapi.UserRemove.Name, ipcapi.UserChange.Name, ipcapi.ConfigReload.Name, ipcapi.InstanceStop.Name, ipcapi.InstanceRestart.Name,
 		ipcapi.ProjectMap.Name, ipcapi.ProjectRemove.Name, ipcapi.AllocationApply.Name,
-		ipcapi.SlurmAccountReevaluate.Name, ipcapi.SlurmAccountAdopt.Name, ipcapi.KeyRevoke.Name)
+		ipcapi.SlurmAccountReevaluate.Name, ipcapi.SlurmAccountAdopt.Name, ipcapi.SlurmAccountAdd.Name, ipcapi.SlurmAccountRemove.Name,
+		ipcapi.SlurmAccountSync.Name, ipcapi.SlurmAccountEvaluate.Name, ipcapi.KeyRevoke.Name)
 	for _, who := range []struct {
 		name string
 		uid  ident.UID

@@ -391,6 +391,18 @@ func calls() map[string]caller {
 		ipcapi.SlurmAccountAdopt.Name: plain(ipcapi.SlurmAccountAdopt, func(request) ipcapi.SlurmAccountMutation {
 			return ipcapi.SlurmAccountMutation{DryRun: true}
 		}),
+		ipcapi.SlurmAccountAdd.Name: plain(ipcapi.SlurmAccountAdd, func(request) ipcapi.SlurmAccountAddition {
+			return ipcapi.SlurmAccountAddition{Owner: ipcapi.SlurmAccountOwner{User: "Nobody#1"}, DryRun: true}
+		}),
+		ipcapi.SlurmAccountRemove.Name: plain(ipcapi.SlurmAccountRemove, func(request) ipcapi.SlurmAccountMutation {
+			return ipcapi.SlurmAccountMutation{DryRun: true}
+		}),
+		ipcapi.SlurmAccountSync.Name: plain(ipcapi.SlurmAccountSync, func(request) ipcapi.SlurmAccountMutation {
+			return ipcapi.SlurmAccountMutation{DryRun: true}
+		}),
+		ipcapi.SlurmAccountEvaluate.Name: plain(ipcapi.SlurmAccountEvaluate, func(request) ipcapi.SlurmAccountQuestion {
+			return ipcapi.SlurmAccountQuestion{Owner: ipcapi.SlurmAccountOwner{User: "Nobody#1"}}
+		}),
 		ipcapi.AllocationList.Name: stream(ipcapi.AllocationList),
 		ipcapi.AllocationApply.Name: plain(ipcapi.AllocationApply, func(request) ipcapi.AllocationMutation {
 			return ipcapi.AllocationMutation{DryRun: true}

@@ -3,7 +3,6 @@ package slurmaccounts
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -310,94 +309,4 @@ func (s *Service) OwnerOf(ctx context.Context, account, category string) (owner 
 		return err
 	})
 	return owner, found, err
-}
-
-// Outcome is what an evaluation came to.
-type Outcome struct {
-	Owner    ident.Owner
-	Category string
-	Before   string // empty: there was no account
-	After    string
-}
-
-// Reevaluate asks the mapping again, whatever is stored, and stores what it says. If it says nothing the entry is
-// removed; if it fails the entry stays. With dryRun nothing is stored. Jobs that run stay charged to the workspace that
-// started them; an account in Slurm that belongs to nobody any more is locked and never deleted.
-func (s *Service) Reevaluate(ctx context.Context, owner ident.Owner, category string, dryRun bool) (Outcome, error) {
-	out := Outcome{Owner: owner, Category: category}
-	set := s.current()
-	c, ok := set.category(category)
-	if !ok {
-		return out, failure.New(failure.NotFound, "there is no machine category %q in the configuration", category)
-	}
-	var project *store.Project
-	err := s.o.Store.View(ctx, func(tx *store.Tx) error {
-		out.Before, project = "", nil
-		a, err := tx.SlurmAccount(owner, category)
-		if err == nil {
-			out.Before = a.Account
-		}
-		if err = ignoreMissing(err); err != nil || !owner.IsProject() {
-			return err
-		}
-		p, err := tx.Project(owner.Project)
-		if err == nil {
-			project = &p
-		}
-		return ignoreMissing(err)
-	})
-	if err != nil {
-		return out, err
-	}
-	if !set.Mapping.choice() && !personal(project, s.o.Provider) {
-		if out.After, err = s.mapped(ctx, set, owner, project, c); err != nil {
-			return out, operatorError(err)
-		}
-	}
-	if dryRun || out.After == out.Before {
-		if !dryRun {
-			s.lookAgain(out.After, owner)
-		}
-		return out, nil
-	}
-	s.evaluating.Lock()
-	defer s.evaluating.Unlock()
-	err = s.o.Store.Update(ctx, func(tx *store.Tx) error {
-		if out.After == "" {
-			return tx.DeleteSlurmAccount(owner, category)
-		}
-		return tx.PutSlurmAccount(store.SlurmAccount{Owner: owner, Category: category, Account: out.After, CreatedAt: time.Now()})
-	})
-	if errors.Is(err, store.ErrConflict) {
-		return out, failure.Wrap(err, failure.Conflict, "the account %s belongs to another workspace", out.After)
-	}
-	if err != nil {
-		return out, err
-	}
-	s.mu.Lock()
-	s.everyone = true // the old account belongs to nobody now
-	s.mu.Unlock()
-	s.lookAgain(out.After, owner)
-	return out, nil
-}
-
-// lookAgain has the work on an account done anew, also if it waits for an operator.
-func (s *Service) lookAgain(account string, owner ident.Owner) {
-	s.mu.Lock()
-	if account != "" {
-		s.again[account] = true
-	}
-	s.mu.Unlock()
-	s.Changed(owner)
-}
-
-// operatorError makes what a mapping failed with readable for operators.
-func operatorError(err error) error {
-	if e, ok := errors.AsType[*scripts.Error](err); ok {
-		return failure.Wrap(err, failure.Unavailable, "the mapper failed: %s: %s; see \"ucloud scripts\"", e.Kind, e.Message)
-	}
-	if e, ok := errors.AsType[*failure.Error](err); ok && e.Cause != nil {
-		return failure.Wrap(err, e.Kind, "%s: %v", e.Why, e.Cause)
-	}
-	return fmt.Errorf("evaluate the mapper: %w", err)
 }

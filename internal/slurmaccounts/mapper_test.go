@@ -330,3 +330,78 @@ func TestPersonalProject(t *testing.T) {
 		t.Error(mapped, all, err)
 	}
 }
+
+// TestByHand: an account that an operator gives holds against the mapping until it is taken away; nobody else's account can
+// be given, and nothing is stored by trying.
+func TestByHand(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, automatic())
+	w.allocate(alice, "cpu", nil)
+	ctx := t.Context()
+	account := func() string {
+		t.Helper()
+		a, _, err := w.entry(ctx, alice, "cpu")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	name, vars, err := w.Evaluate(ctx, alice, "cpu")
+	if err != nil || name != "u_alice01_cpu" || vars["uid"] != "1001" || vars["partition"] != "normal" || account() != "" {
+		t.Errorf("%q %v %v, stored %q", name, vars, err, account())
+	}
+	for _, tc := range []struct {
+		owner             ident.Owner
+		category, account string
+		kind              failure.Kind
+	}{
+		{alice, "none", "physics", failure.NotFound},
+		{alice, "cpu", "Physics", failure.Invalid},
+		{alice, "cpu", "root", failure.Invalid},
+		{alice, "cpu", "-x", failure.Invalid},
+		{alice, "cpu", "", failure.Invalid},
+	} {
+		if _, err := w.Assign(ctx, tc.owner, tc.category, tc.account, false); !failure.Is(err, tc.kind) {
+			t.Errorf("%+v: %v", tc, err)
+		}
+	}
+	if done, err := w.Assign(ctx, alice, "cpu", "physics", true); !done || err != nil || account() != "" {
+		t.Errorf("dry run: %v %v, stored %q", done, err, account())
+	}
+	for _, want := range []bool{true, false} {
+		if done, err := w.Assign(ctx, alice, "cpu", "physics", false); done != want || err != nil || account() != "physics" {
+			t.Errorf("%v %v, stored %q", done, err, account())
+		}
+	}
+	w.look()
+	if _, made := w.slurm.accounts["physics"]; !made || len(w.slurm.accounts) != 1 {
+		t.Errorf("in Slurm: %v", w.slurm.accounts)
+	}
+	for _, dry := range []bool{true, false} {
+		if _, err := w.Assign(ctx, bob, "cpu", "physics", dry); !failure.Is(err, failure.Conflict) {
+			t.Errorf("another's account was given: %v", err)
+		}
+		if _, err := w.Assign(ctx, alice, "cpu", "other", dry); !failure.Is(err, failure.Conflict) || account() != "physics" {
+			t.Errorf("an account was replaced: %v", err)
+		}
+	}
+	if name, err := w.Account(ctx, alice, alice.User, "cpu", ""); err != nil || name != "physics" {
+		t.Errorf("a job is charged to %q, %v", name, err)
+	}
+	if done, err := w.Unassign(ctx, alice, "cpu", true); !done || err != nil || account() != "physics" {
+		t.Errorf("dry run: %v %v", done, err)
+	}
+	for _, want := range []bool{true, false} {
+		if done, err := w.Unassign(ctx, alice, "cpu", false); done != want || err != nil || account() != "" {
+			t.Errorf("%v %v, stored %q", done, err, account())
+		}
+	}
+	w.Pass(ctx)
+	if st := w.slurm.accounts["physics"]; st.MaxSubmit != 0 {
+		t.Errorf("an account that is nobody's can be used: %+v", st)
+	}
+	w.look()
+	if account() != "u_alice01_cpu" {
+		t.Errorf("the mapping was not asked again: %q", account())
+	}
+}

@@ -297,8 +297,9 @@ func TestPlantedFiles(t *testing.T) {
 func TestRefusesRoot(t *testing.T) {
 	w := newWorld(t, settings{})
 	for _, role := range []string{"server", "gateway"} {
-		out, err := exec.Command(w.ucloud, role, "--config-dir", filepath.Join(w.base, "config")).CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "root") {
+		cmd := exec.Command(w.ucloud, role, "--config-dir", filepath.Join(w.base, "config"))
+		out, err := cmd.CombinedOutput()
+		if err == nil || cmd.ProcessState.ExitCode() != 78 || !strings.Contains(string(out), "root") {
 			t.Errorf("%s as root: %v %s", role, err, out)
 		}
 	}

@@ -79,7 +79,7 @@ func classify(ctx context.Context, err error) *exitError {
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
 		return &exitError{code: ExitFailed} // nobody reads any more
 	}
-	if _, ok := errors.AsType[config.Problems](err); ok {
+	if _, ok := errors.AsType[config.Problems](err); ok || errors.Is(err, config.ErrRoot) {
 		return exitf(ExitConfig, "CONFIGURATION", "%v", err)
 	}
 	fe, ok := errors.AsType[*failure.Error](err)

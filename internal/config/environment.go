@@ -44,6 +44,9 @@ func (l *loader) logLevel() {
 	}
 }
 
+// ErrRoot is what the roles answer root with, before they read anything (SEC-5).
+var ErrRoot = errors.New("the service refuses to run as root: start it as the service account")
+
 // checkAccount refuses root as the service account (SEC-5).
 func (l *loader) checkAccount() {
 	if l.options.Role == RoleCheck && l.options.Service == nil {

@@ -55,9 +55,6 @@ type Options struct {
 	Sandbox bool
 }
 
-// ErrRoot is returned when the process runs as root (contract 40 SEC-5).
-var ErrRoot = errors.New("the gateway refuses to run as root: start it as the service account")
-
 // snapshotWait is how long the first answer is delayed for the route table of IM/Server. The last table is in use
 // already, and requests wait for routes anyway, so this is short.
 const snapshotWait = 2 * time.Second
@@ -66,7 +63,7 @@ const snapshotWait = 2 * time.Second
 // configuration is an error that [config.AsProblems] understands, and nothing has been opened then.
 func Run(ctx context.Context, o Options) error {
 	if os.Geteuid() == 0 {
-		return ErrRoot
+		return config.ErrRoot
 	}
 	if err := nodump.Apply(); err != nil { // tokens, keys of routes and of TLS are in memory
 		return err

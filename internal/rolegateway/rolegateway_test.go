@@ -495,7 +495,7 @@ func TestUpgrade(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	if os.Geteuid() == 0 {
-		if err := Run(t.Context(), Options{}); !errors.Is(err, ErrRoot) {
+		if err := Run(t.Context(), Options{}); !errors.Is(err, config.ErrRoot) {
 			t.Errorf("as root: %v", err)
 		}
 	}

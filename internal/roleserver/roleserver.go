@@ -16,7 +16,6 @@ package roleserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -46,14 +45,11 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// ErrRoot is returned when the process runs as root (contract 40 SEC-5).
-var ErrRoot = errors.New("the server refuses to run as root: start it as the service account")
-
 // Run runs the server until ctx ends. A wrong configuration is an error that [config.AsProblems] understands, and
 // nothing has been touched then.
 func Run(ctx context.Context, o Options) error {
 	if os.Geteuid() == 0 {
-		return ErrRoot
+		return config.ErrRoot
 	}
 	if err := nodump.Apply(); err != nil { // the provider's secrets are in memory
 		return err

@@ -11,7 +11,7 @@ BIN         := bin
 # and its C library go without; the driver around it is watched. `make lint` has vetted everything already.
 RACE        := -race -vet=off -ldflags='-s -w' $(foreach p,sqlite/lib libc memory,-gcflags=modernc.org/$(p)=-race=false)
 TEST_FLAGS  ?= $(RACE) -timeout 20m
-FUZZ_TIME   ?= 1s
+FUZZ_TIME   ?= 2s
 
 .PHONY: build demo demo-clean test unit e2e outages controls fuzz fuzz-long lint fmt generate bench setup clean
 
@@ -44,7 +44,7 @@ outages: build ## end-to-end tests that stop daemons of Slurm for minutes; not p
 controls: ## take out each control that a test names, and demand that the test fails; ONLY=regexp SHARD=i/n
 	@ONLY='$(ONLY)' SHARD='$(or $(SHARD),1/1)' scripts/controls
 
-fuzz: ## run each fuzz target for FUZZ_TIME
+fuzz: ## run each fuzz target for FUZZ_TIME, with one worker
 	@scripts/fuzz $(FUZZ_TIME)
 
 fuzz-long: ## run each fuzz target for a minute of CPU time, and check its memory; ONLY=regexp; not part of test

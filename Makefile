@@ -35,8 +35,8 @@ test: setup build ## everything, with the Slurm of scripts/slurm, which is stopp
 unit:
 	@CGO_ENABLED=1 scripts/run-tests ./internal/... ./cmd/... -- $(TEST_FLAGS)
 
-e2e: build
-	@CGO_ENABLED=1 scripts/run-tests ./test/... -- $(RACE) -count=1 -timeout 30m -tags e2e
+e2e: build ## the whole chain; what only prints figures is kept short, as in BENCH_QUICK=1 make bench
+	@BENCH_QUICK=1 CGO_ENABLED=1 scripts/run-tests ./test/... -- $(RACE) -count=1 -timeout 30m -tags e2e
 
 outages: build ## end-to-end tests that stop daemons of Slurm for minutes; not part of test
 	CGO_ENABLED=1 $(GO) test $(RACE) -count=1 -timeout 30m -tags e2e,outages -run Outages ./test/...

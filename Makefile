@@ -8,7 +8,7 @@ LDFLAGS     := -s -w -X main.version=$(VERSION)
 BIN         := bin
 # The race detector needs cgo (CGO_ENABLED=1 below), for the test binaries only; what ships stays static. SQLite itself is
 # C translated to Go: watching each of its reads and writes makes it eight times slower and finds nothing of ours. So that
-# and its C library go without; the driver around it is watched. `make lint` has vetted everything already.
+# and its C library go without; the driver around it is watched. `make lint` vets everything.
 RACE        := -race -vet=off -ldflags='-s -w' $(foreach p,sqlite/lib libc memory,-gcflags=modernc.org/$(p)=-race=false)
 TEST_FLAGS  ?= $(RACE) -timeout 20m
 FUZZ_TIME   ?= 2s

@@ -420,6 +420,7 @@ func TestLargeDirectoryWhileEntriesComeAndGo(t *testing.T) {
 	for client := range 4 {
 		clients.Go(func() {
 			s := newService(t, func(o *Options) {
+				o.ScanWait = time.Minute
 				if client >= 2 {
 					o.IndexBytes = 1 << 19 // everything would take a little more
 				}

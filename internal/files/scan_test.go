@@ -120,7 +120,7 @@ func TestIndexMemoryIsBounded(t *testing.T) {
 		check(t, os.Mkdir(sub, 0o700))
 		want[i] = largeDirectory(t, sub, 16_000)
 	}
-	s := newService(t, func(o *Options) { o.IndexBytes = limit; o.Now = later })
+	s := newService(t, func(o *Options) { o.IndexBytes = limit; o.Now = later; o.ScanWait = time.Minute })
 	var most int64
 	var clients sync.WaitGroup
 	for i := range dirs {

@@ -10,7 +10,8 @@ BIN         := bin
 # C translated to Go: watching each of its reads and writes makes it eight times slower and finds nothing of ours. So that
 # and its C library go without; the driver around it is watched. `make lint` vets everything.
 RACE        := -race -vet=off -ldflags='-s -w' $(foreach p,sqlite/lib libc memory,-gcflags=modernc.org/$(p)=-race=false)
-TEST_FLAGS  ?= $(RACE) -timeout 20m
+# One package more than there are processors: many wait, for Slurm, for deadlines, for processes to end.
+TEST_FLAGS  ?= $(RACE) -timeout 20m -p $(shell expr $$(nproc) + 1)
 FUZZ_TIME   ?= 2s
 
 .PHONY: build demo demo-clean test unit e2e outages controls fuzz fuzz-long lint fmt generate bench setup clean

@@ -32,6 +32,7 @@ type accountCall struct {
 
 type accountResult struct {
 	Names []string
+	Icon  string       // of the entry that was described, or of a folder named Trash that was listed
 	Kind  failure.Kind // of the error, if Why is set
 	Why   string
 	Asked int // how often the service asked for a replacement
@@ -58,10 +59,17 @@ func accountChild(text string) error {
 			p.Flags.FilterHiddenFiles = &call.Unmanaged
 		}))
 		res.Names = names(page)
+		for _, f := range page.Items {
+			if strings.HasSuffix(f.ID, "/Trash") {
+				res.Icon = f.Status.Icon
+			}
+		}
 	case call.Retrieve != "":
-		_, err = s.Retrieve(ctx, &providerapi.FilesRetrieve{
+		var f providerapi.File
+		f, err = s.Retrieve(ctx, &providerapi.FilesRetrieve{
 			ResolvedCollection: testDrive(call.Base), Retrieve: providerapi.RetrieveParams{ID: "/5012/" + call.Retrieve},
 		})
+		res.Icon = f.Status.Icon
 	case call.Search != "":
 		d := testDrive(call.Base)
 		s.KnowDrive(&d)
@@ -136,6 +144,18 @@ func TestTrashOfAFileSystem(t *testing.T) {
 	}
 	if got := content(own, "Trash/f"); got != "home/ada/deep/er/f" {
 		t.Errorf("in the trash is %q", got)
+	}
+	// The web client offers to empty what has the icon, and nothing else.
+	check(t, os.Mkdir(filepath.Join(own, "deep", "Trash"), 0o755))
+	for folder, want := range map[string]string{".": "", "home/ada": providerapi.IconTrash, "home/ada/deep": ""} {
+		listed := callAs(t, program, ada, nil, accountCall{Base: base, Browse: folder, Unmanaged: true})
+		described := callAs(t, program, ada, nil, accountCall{Base: base, Retrieve: folder + "/Trash", Unmanaged: true})
+		if listed.Icon != want || described.Icon != want || listed.Why != "" || described.Why != "" {
+			t.Errorf("trash in %s: listed %+v, described %+v", folder, listed, described)
+		}
+	}
+	if res := callAs(t, program, ada, nil, accountCall{Base: base, Browse: "."}); res.Icon != providerapi.IconTrash {
+		t.Errorf("in a managed drive: %+v", res)
 	}
 	for rel, want := range map[string]failure.Kind{
 		"home/theirs": failure.Invalid, "home/ada/Trash": failure.Invalid, "home/ada/Trash/f": failure.Invalid, "home/ada": failure.Invalid,

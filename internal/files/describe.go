@@ -19,8 +19,8 @@ func (st *state) describe(p drives.Path, info drives.Info) providerapi.File {
 	return st.describeAs(p.UCloud(), p.Depth() == 1, p.Name(), info, new(int64))
 }
 
-// describeAs is describe for callers who have the id already; top tells that the entry lies directly in the drive, and
-// size is where the size will be kept.
+// describeAs is describe for callers who have the id already; top tells that the entry lies directly in the drive, or for
+// a folder named Trash that its folder holds the trash, and size is where the size will be kept.
 func (st *state) describeAs(id string, top bool, name string, info drives.Info, size *int64) providerapi.File {
 	f := providerapi.File{
 		ID:        id,
@@ -44,6 +44,20 @@ func (st *state) describeAs(id string, top bool, name string, info drives.Info, 
 		f.Status.SizeInBytes = size
 	}
 	return f
+}
+
+// holdsTrash tells whether the trash of what lies in a folder is in that folder: the drive itself, or, where one drive is a
+// whole file system, the topmost folder that the user can change (contract 10 sections 3.2 and 7.6).
+func (st *state) holdsTrash(root *drives.Root, folder drives.Path) bool {
+	if !st.Unmanaged {
+		return folder.IsRoot()
+	}
+	dir, err := trashParent(root, folder.Join(trashName), true)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	return dir.Path() == folder
 }
 
 func (st *state) icon(name string) string {
@@ -79,6 +93,7 @@ type describer struct {
 	ctx     context.Context // of the request; the describer lives no longer
 	prefix  string          // of all paths
 	top     bool
+	trash   func() bool // the folder holds the trash
 	workers int
 
 	slots  []headEntry        // room for all that are expected; the goroutines read it
@@ -101,6 +116,14 @@ func (s *Service) newDescriber(ctx context.Context, q *query, dir *drives.Dir, n
 	parent := dir.Path()
 	return &describer{
 		state: q.state, query: q, dir: dir, ctx: ctx, prefix: parent.UCloud() + "/", top: parent.IsRoot(),
+		trash: sync.OnceValue(func() bool {
+			root, err := q.ref.Open()
+			if err != nil {
+				return false
+			}
+			defer root.Close()
+			return q.state.holdsTrash(root, parent)
+		}),
 		workers: s.statWorkers(dir),
 		slots:   make([]headEntry, n), files: make([]providerapi.File, n), sizes: make([]int64, n),
 		spans: make(chan [2]int, n/spanEntries+2),
@@ -143,12 +166,16 @@ func (d *describer) describe(i int) {
 	if escaped := drives.Escape(e.name); id == "" || escaped != e.name {
 		id = d.prefix + escaped
 	}
+	top := d.top
+	if e.name == trashName {
+		top = d.trash()
+	}
 	if !d.query.wantStat && e.kind != drives.EntryUnknown {
-		d.files[i] = d.state.describeByType(id, d.top, e.name, e.kind)
+		d.files[i] = d.state.describeByType(id, top, e.name, e.kind)
 		return
 	}
 	if info, err := d.dir.Stat(e.name); err == nil {
-		d.files[i] = d.state.describeAs(id, d.top, e.name, info, &d.sizes[i])
+		d.files[i] = d.state.describeAs(id, top, e.name, info, &d.sizes[i])
 	}
 }
 

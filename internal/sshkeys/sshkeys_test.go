@@ -117,7 +117,7 @@ func TestRealKeys(t *testing.T) {
 	s := service(dir)
 	must(t, s.Install(context.Background(), keys(texts...)))
 	out, err := exec.Command("ssh-keygen", "-l", "-f", filepath.Join(dir, ".ssh", "authorized_keys")).CombinedOutput()
-	if err != nil || strings.Count(string(out), "my_laptop ucloud:hpc-example") != 3 {
+	if err != nil || strings.Count(string(out), "my_laptop ucloud:hpc-example ucloud-integration") != 3 {
 		t.Errorf("%s %v", out, err)
 	}
 }
@@ -127,7 +127,7 @@ func TestMerge(t *testing.T) {
 	s := service("/home/ada")
 	line := rapid.SampledFrom([]string{
 		"ssh-rsa AAAA mine", "# a comment", "", "  ", s.begin(), s.end(), good + " x" + s.tail(), "# BEGIN keys from UCloud (other), do not edit",
-		good + " y ucloud:other", "cert-authority ssh-rsa AAAA", "# about" + s.tail(), "windows\r",
+		good + " y ucloud:other" + marker, good + " left" + marker, good + marker, good + " of ucloud-integration too", "cert-authority ssh-rsa AAAA", "# about" + s.tail(), "windows\r",
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		lines := rapid.SliceOfN(line, 0, 12).Draw(t, "lines")
@@ -140,7 +140,7 @@ func TestMerge(t *testing.T) {
 		foreign := func(text string) (out []string) {
 			for _, l := range strings.Split(text, "\n") {
 				switch {
-				case l == s.begin(), l == s.end(), strings.HasSuffix(l, s.tail()) && l[0] != '#':
+				case l == s.begin(), l == s.end(), strings.HasSuffix(l, s.tail()) && l[0] != '#', l == good+" left"+marker, l == good+marker:
 				default:
 					out = append(out, l)
 				}
@@ -178,8 +178,14 @@ func TestInstall(t *testing.T) {
 	if st.Mode().Perm() != 0o600 || folder.Mode().Perm() != 0o700 {
 		t.Errorf("modes %v and %v", st.Mode(), folder.Mode())
 	}
-	want := s.begin() + "\n" + good + " my_laptop ucloud:hpc-example\n" + s.end() + "\n"
+	want := s.begin() + "\n" + good + " my_laptop ucloud:hpc-example ucloud-integration\n" + s.end() + "\n"
 	if got, _ := os.ReadFile(file); string(got) != want {
+		t.Errorf("%s", got)
+	}
+	// What the module that was here before has left goes, with the keys that the user has removed since.
+	must(t, os.WriteFile(file, []byte("ssh-rsa AAAA mine\n"+good+" old ucloud-integration\n"+good+" ucloud:other ucloud-integration\n"), 0o600))
+	must(t, s.Install(context.Background(), keys(good)))
+	if got, _ := os.ReadFile(file); string(got) != "ssh-rsa AAAA mine\n"+good+" ucloud:other ucloud-integration\n"+want {
 		t.Errorf("%s", got)
 	}
 	// The user's own, without a line break at its end, and a mode of its own.

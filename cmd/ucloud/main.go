@@ -30,7 +30,8 @@ func hooks() cli.Hooks {
 	info := ipcapi.VersionInfo{Version: version, StartedAt: time.Now()}
 	return cli.Hooks{
 		Version: info, Units: packaging.Units(),
-		ParseKeys: func(b []byte) error { _, err := auth.ParsePublicKeys(b); return err },
+		ParseKeys:   func(b []byte) error { _, err := auth.ParsePublicKeys(b); return err },
+		Unsupported: roleserver.Unsupported,
 		RunServer: func(ctx context.Context, o cli.RoleOptions) error {
 			return roleserver.Run(ctx, roleserver.Options{ConfigDir: o.ConfigDir, Version: info})
 		},

@@ -44,6 +44,8 @@ type Hooks struct {
 
 	// ParseKeys checks a file with public keys of Core, for config check. Nil: only its size and mode are checked.
 	ParseKeys func([]byte) error
+	// Unsupported is what the server refuses beside the rules, see [config.Options]. Nil: nothing.
+	Unsupported func(*config.Config) config.Problems
 
 	// Version identifies the program; Protocol and Platform are filled in.
 	Version ipcapi.VersionInfo

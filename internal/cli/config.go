@@ -72,6 +72,9 @@ func (a *app) configCheckCommand() *cobra.Command {
 		default:
 			return usagef("--role is server, gateway or user, not %q", role)
 		}
+		if !o.Environment || o.Role == config.RoleGateway { // nothing is said about the server of this machine
+			o.Unsupported = nil
+		}
 		c, problems := config.Load(dir, o)
 		if c != nil {
 			problems = c.Warnings
@@ -111,7 +114,7 @@ func (a *app) configCheckCommand() *cobra.Command {
 func (a *app) checkOptions(ctx context.Context, account string) (config.Options, error) {
 	dir := localuser.NewDirectory(localuser.Options{})
 	o := config.Options{
-		Role: config.RoleCheck, Getenv: a.getenv, ParseKeys: a.hooks.ParseKeys,
+		Role: config.RoleCheck, Getenv: a.getenv, ParseKeys: a.hooks.ParseKeys, Unsupported: a.hooks.Unsupported,
 		Group: func(name string) (config.Group, bool, error) {
 			g, err := dir.Group(ctx, name)
 			if failure.Is(err, failure.NotFound) {

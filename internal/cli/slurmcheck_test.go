@@ -2,11 +2,13 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"ucloud-im/internal/config"
 	"ucloud-im/internal/testkit/accounts"
 	"ucloud-im/internal/testkit/slurmkit"
 )
@@ -79,5 +81,44 @@ func TestConfigCheckAsksSlurm(t *testing.T) {
 	}
 	if found := check("nowhere", empty); len(found) != 1 || !strings.HasPrefix(found["services.slurm"], "warn Slurm does not answer") {
 		t.Errorf("no Slurm: %v", found)
+	}
+}
+
+// TestConfigCheckSaysWhatIsNotSupported: what config check accepts on this machine, the server accepts too.
+func TestConfigCheckSaysWhatIsNotSupported(t *testing.T) {
+	t.Parallel()
+	accounts.Require(t)
+	s := accounts.New(t, "cnu")
+	program, err := s.Install("ucloud-user", "/bin/true", accounts.Direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := writeConfig(t, s, program)
+	for _, d := range []string{"state", "run", "log"} {
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, d), 0o700), os.Chown(filepath.Join(dir, d), int(s.Service.UID), int(s.Service.GID))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range []string{"server.yml", "ucloud_key.pub"} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte("version: 1\nrefreshToken: "+strings.Repeat("a", 64)+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(filepath.Join(dir, file), int(s.Service.UID), int(s.Service.GID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hooks := Hooks{Unsupported: func(c *config.Config) config.Problems {
+		return config.Problems{c.NewProblem(config.Error, "X-03", "userInstances.launcher", "the stars are not right", "wait")}
+	}}
+	for _, tc := range []struct {
+		args  []string
+		asked bool
+	}{{nil, true}, {[]string{"--role", "server"}, true}, {[]string{"--static"}, false}, {[]string{"--role", "gateway"}, false}} {
+		var out, errs strings.Builder
+		args := append([]string{"config", "check", dir, "--service-account", s.Service.Name}, tc.args...)
+		code := Run(t.Context(), args, func(string) string { return "" }, strings.NewReader(""), &out, &errs, hooks)
+		if asked := strings.Contains(out.String(), "stars"); asked != tc.asked || asked != (code == ExitConfig) {
+			t.Errorf("%v: exit code %d\n%s%s", tc.args, code, out.String(), errs.String())
+		}
 	}
 }

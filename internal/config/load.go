@@ -53,6 +53,9 @@ type Options struct {
 
 	// ParseKeys checks a file with public keys of UCloud/Core; nil means that only size and mode are checked.
 	ParseKeys func([]byte) error
+	// Unsupported tells what the program does not do although a configuration may say it. It is asked about a configuration
+	// without errors. Nil: it does everything.
+	Unsupported func(*Config) Problems
 }
 
 // Account is a local account.
@@ -78,6 +81,11 @@ func Load(dir string, o Options) (*Config, Problems) {
 	}
 	l := &loader{options: o, config: &Config{Role: o.Role, meta: &metadata{places: map[place]position{}}}}
 	l.run(dir)
+	if o.Unsupported != nil && !l.problems.HasErrors() {
+		for _, p := range o.Unsupported(l.config) {
+			l.problems.add(p)
+		}
+	}
 	out := l.problems.sorted()
 	for i := range out {
 		l.scrub(&out[i])

@@ -30,7 +30,7 @@ func TestAssignedIdentity(t *testing.T) {
 		"    type: Scripted\n    projectGroups: \"off\"\n    scripted: { onUserConnected: /opt/connect, onProjectArchived: /opt/archived }":    "onProject*",
 		"    type: Manual\n    manual: { tickets: { contact: a@b.c }, onTicketCreated: { path: /opt/ticket, passSecrets: [x] } }":              "onTicketCreated.passSecrets",
 	} {
-		got := unsupported(loadText(t, identity(text)))
+		got := Unsupported(loadText(t, identity(text)))
 		switch {
 		case want == "" && len(got) != 0:
 			t.Errorf("%s: %v", text, got.Err())

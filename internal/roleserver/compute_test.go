@@ -96,7 +96,7 @@ func TestUnsupportedPrograms(t *testing.T) {
 	const programs = `    hooks: { onJobSubmit: { path: /opt/submit, args: [-x], timeout: 5s, protocol: 2, environment: { A: b }, onFailure: ignore } }
     templates: { allowScripts: [ /opt/one, { path: /opt/two } ] }
 `
-	if got := unsupported(loadText(t, base+managed+machines+programs)); len(got) != 0 {
+	if got := Unsupported(loadText(t, base+managed+machines+programs)); len(got) != 0 {
 		t.Errorf("a supported configuration: %v", got.Err())
 	}
 	for _, tc := range []struct{ from, to, key string }{
@@ -112,13 +112,13 @@ func TestUnsupportedPrograms(t *testing.T) {
 		{"path: /opt/two", "path: /opt/two, environment: { A: b }", "templates.allowScripts[1].environment"},
 		{"path: /opt/two", "path: /opt/two, onFailure: ignore", "templates.allowScripts[1].onFailure"},
 	} {
-		got := unsupported(loadText(t, base+managed+machines+strings.Replace(programs, tc.from, tc.to, 1)))
+		got := Unsupported(loadText(t, base+managed+machines+strings.Replace(programs, tc.from, tc.to, 1)))
 		if len(got) != 1 || got[0].KeyPath != "services.slurm."+tc.key || got[0].Severity != config.Error || got[0].Line == 0 {
 			t.Errorf("%s: %v", tc.key, got)
 		}
 	}
 	scripted := strings.Replace(machines, `type: "Off"`, `type: Scripted, scripted: { onQuotaUpdated: /opt/q, onProjectUpdated: /opt/p, onUsageReporting: { path: /opt/u, allowDecrease: true } }`, 1)
-	if got := unsupported(loadText(t, base+managed+scripted)); len(got) != 1 || !strings.HasSuffix(got[0].KeyPath, "onUsageReporting.allowDecrease") {
+	if got := Unsupported(loadText(t, base+managed+scripted)); len(got) != 1 || !strings.HasSuffix(got[0].KeyPath, "onUsageReporting.allowDecrease") {
 		t.Errorf("allowDecrease: %v", got)
 	}
 }

@@ -346,8 +346,8 @@ func units(cfg *config.Config) map[string]string {
 	return out
 }
 
-// unsupported refuses what the configuration may say and this version does not do: silence would be worse.
-func unsupported(cfg *config.Config) config.Problems {
+// Unsupported refuses what the configuration may say and this version does not do: silence would be worse.
+func Unsupported(cfg *config.Config) config.Problems {
 	var out config.Problems
 	refuse := func(key, remedy, message string, args ...any) {
 		out = append(out, cfg.NewProblem(config.Error, "X-03", key, fmt.Sprintf(message, args...), remedy))

@@ -75,16 +75,11 @@ func Run(ctx context.Context, o Options) error {
 
 // load reads the configuration with the rules about this machine.
 func load(ctx context.Context, dir string, directory *localuser.Directory) (*config.Config, config.Problems) {
-	cfg, problems := config.Load(dir, config.Options{
+	return config.Load(dir, config.Options{
 		Role: config.RoleServer, Environment: true, Group: groupLookup(ctx, directory),
-		ParseKeys: func(b []byte) error { _, err := auth.ParsePublicKeys(b); return err },
+		ParseKeys:   func(b []byte) error { _, err := auth.ParsePublicKeys(b); return err },
+		Unsupported: Unsupported,
 	})
-	if cfg != nil {
-		if refused := unsupported(cfg); len(refused) > 0 {
-			return nil, append(problems, refused...)
-		}
-	}
-	return cfg, problems
 }
 
 // server is the running process.

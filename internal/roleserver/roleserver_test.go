@@ -97,7 +97,7 @@ services:
 func TestManagedPlan(t *testing.T) {
 	t.Parallel()
 	cfg := loadText(t, base+managed)
-	if got := unsupported(cfg); len(got) != 0 {
+	if got := Unsupported(cfg); len(got) != 0 {
 		t.Errorf("a supported configuration: %v", got.Err())
 	}
 	p, err := planner(t).storagePlan(cfg)
@@ -168,7 +168,7 @@ func TestDriveCategories(t *testing.T) {
 // TestUnsupported: what the configuration may say and this version does not do is refused, with its place.
 func TestUnsupported(t *testing.T) {
 	t.Parallel()
-	if got := unsupported(loadText(t, base+unmanaged)); len(got) != 0 {
+	if got := Unsupported(loadText(t, base+unmanaged)); len(got) != 0 {
 		t.Errorf("a supported configuration: %v", got.Err())
 	}
 	text := managed
@@ -180,11 +180,11 @@ func TestUnsupported(t *testing.T) {
 	} {
 		text = strings.Replace(text, r[0], r[1], 1)
 	}
-	got := unsupported(loadText(t, base+text+"userInstances: { launcher: systemd }\n"))
+	got := Unsupported(loadText(t, base+text+"userInstances: { launcher: systemd }\n"))
 	if len(got) != 5 {
 		t.Fatalf("%d: %v", len(got), got.Err())
 	}
-	got = append(got, unsupported(loadText(t, base+strings.Replace(managed, "type: Resource, unit: TB", "type: Money, price: 1, currency: EUR", 1)))...)
+	got = append(got, Unsupported(loadText(t, base+strings.Replace(managed, "type: Resource, unit: TB", "type: Money, price: 1, currency: EUR", 1)))...)
 	if len(got) != 6 {
 		t.Fatalf("%v", got.Err())
 	}

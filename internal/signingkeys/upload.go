@@ -8,6 +8,7 @@ import (
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/observability"
 	"ucloud-im/internal/onetime"
 	"ucloud-im/internal/signkey"
 	"ucloud-im/internal/store"
@@ -49,13 +50,14 @@ func (m *Method) Receive(ctx context.Context, session, text string) (redirectURL
 	return m.Next.Begin(ctx, a)
 }
 
-// Skip is Receive for a browser that has no key.
+// Skip is Receive for a browser that has no key. Repeated, it gives the same ticket.
 func (m *Method) Skip(ctx context.Context, session string) (redirectURL string, err error) {
 	user, err := m.Keys.Skip(ctx, session)
 	if err != nil {
 		return "", err
 	}
-	return m.Next.Begin(ctx, usermap.Attempt{User: user})
+	// Without a key there is nothing to compare, and a page that is loaded anew must not end a ticket that somebody has noted.
+	return m.Next.Begin(ctx, usermap.Attempt{User: user, Secret: observability.Secret(session)})
 }
 
 // Begin opens a session for the upload of a key of the user, and ends the one before.

@@ -14,6 +14,7 @@ import (
 	"ucloud-im/internal/onetime"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/testkit/storetest"
+	"ucloud-im/internal/usermap/ticket"
 )
 
 func TestKeysAreAskedForByPolicy(t *testing.T) {
@@ -170,12 +171,26 @@ func TestKeyAfterBrowser(t *testing.T) {
 	t.Parallel()
 	w := testWorld(t, storetest.SQLite(t))
 	session := w.begin(t, alice)
-	for range 2 { // the page was loaded anew
-		if to, err := w.method.Skip(t.Context(), session); err != nil || !strings.Contains(to, "?ticket=") {
-			t.Fatalf("%q, %v", to, err)
+	first := ""
+	for range 3 { // the page was loaded anew: the ticket is the one that somebody may have noted
+		to, err := w.method.Skip(t.Context(), session)
+		if err != nil || !strings.Contains(to, "?ticket=") || first != "" && to != first {
+			t.Fatalf("%q, %v, at first %q", to, err, first)
 		}
+		first = to
 	}
-	_, err := w.method.Receive(t.Context(), session, newKey().PEM())
+	if v, err := w.tickets.View(t.Context(), ticketIn(t, first).String()); err != nil || v.Stage != ticket.StageOpen {
+		t.Errorf("%+v, %v", v, err)
+	}
+	other, err := w.method.Skip(t.Context(), w.begin(t, alice))
+	if err != nil || other == first {
+		t.Errorf("the next connection: %q, %v", other, err)
+	}
+	session = w.begin(t, alice)
+	if _, err := w.method.Skip(t.Context(), session); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.method.Receive(t.Context(), session, newKey().PEM())
 	wantKind(t, "a key after the browser", err, failure.NotFound)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
+	"ucloud-im/internal/observability"
 	"ucloud-im/internal/store"
 )
 
@@ -47,6 +48,9 @@ type Attempt struct {
 	// Key is the id of the signing key that the user's browser has uploaded on the way, "" for none. It must not be used
 	// for anything until the proof has succeeded, and then becomes usable in the transaction of [Service.Link].
 	Key string
+	// Secret, if there is one, is the same when a browser makes the same attempt again, as when a page is loaded anew: it is
+	// then to find the proof that it has begun, and not another one. Who knows it may begin the proof.
+	Secret observability.Secret
 }
 
 // Core is what this package asks of UCloud/Core. Errors are those of package coreapi.

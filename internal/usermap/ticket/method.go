@@ -91,14 +91,25 @@ func NewMethod(o Options) (*Method, error) {
 // SelfService tells whether users may complete their own tickets.
 func (m *Method) SelfService() bool { return m.o.SelfService }
 
-// Begin gives the user a new ticket, superseding older ones, and returns the URL of its page.
+// Begin gives the user a new ticket, superseding older ones, and returns the URL of its page. An attempt that is made again gets
+// the ticket that it has got.
 func (m *Method) Begin(ctx context.Context, a usermap.Attempt) (string, error) {
 	user := a.User
 	if !m.allow(user) {
 		return "", failure.New(failure.TooMany, "You have started to connect very often. Please wait a minute")
 	}
 	t, now := New(), m.o.Now().UTC()
+	if a.Secret != "" {
+		t = derive(a.Secret.Reveal())
+	}
+	again := false
 	err := m.o.Store.Update(ctx, func(tx *store.Tx) error {
+		if a.Secret != "" {
+			_, err := tx.TicketByHash(t.Hash())
+			if again = err == nil; again || !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+		}
 		rec := store.Ticket{
 			Hash: t.Hash(), User: user, CreatedAt: now, ExpiresAt: now.Add(m.o.Lifetime), State: store.TicketOpen, Key: a.Key,
 		}
@@ -110,7 +121,9 @@ func (m *Method) Begin(ctx context.Context, a usermap.Attempt) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("store a ticket for %q: %w", user, err)
 	}
-	m.log.Info("ticket issued", "user", user, "ticket", Short(t.Hash()))
+	if !again {
+		m.log.Info("ticket issued", "user", user, "ticket", Short(t.Hash()))
+	}
 	return m.o.PageURL + "?ticket=" + url.QueryEscape(t.String()), nil
 }
 

@@ -24,6 +24,7 @@ package ticket
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"strings"
 	"unicode"
@@ -56,6 +57,16 @@ var (
 func New() Ticket {
 	var raw [bodyLength]byte
 	rand.Read(raw[:]) //nolint:errcheck // never fails, crypto/rand documents it
+	return of(raw)
+}
+
+// derive makes the ticket that belongs to a secret of at least as many random bits.
+func derive(secret string) Ticket {
+	sum := sha512.Sum512([]byte("ucloud ticket of\x00" + secret))
+	return of([bodyLength]byte(sum[:]))
+}
+
+func of(raw [bodyLength]byte) Ticket {
 	b := make([]byte, bodyLength, length)
 	for i, r := range raw {
 		b[i] = alphabet[r&31] // 32 divides 256: every symbol is equally likely

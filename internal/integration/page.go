@@ -35,7 +35,7 @@ type PageOptions struct {
 	Contact     string // mail address or http(s) URL of the operators
 	SelfService bool   // users can complete their own ticket
 	// Instructions replaces the built-in text on what to do. It is Markdown of a small kind, see renderMarkdown, with
-	// the variables #{ucloudUsername}, #{ticket}, #{keyFingerprint} and #{contact}. The ticket and the user are shown in any case.
+	// the variables #{ucloudUsername}, #{ticket} and #{contact}. The ticket, the user and the key are shown in any case.
 	Instructions string
 }
 
@@ -125,7 +125,7 @@ func (p *page) content(v ticket.View) (name string, c content) {
 	c.Expires = v.ExpiresAt.UTC().Format("2 January 2006, 15:04 UTC")
 	if p.custom != nil {
 		c.Custom = renderMarkdown(p.custom, map[string]string{
-			"ucloudUsername": c.User, "ticket": c.Ticket, "contact": p.o.Contact, "keyFingerprint": c.Fingerprint,
+			"ucloudUsername": c.User, "ticket": c.Ticket, "contact": p.o.Contact,
 		})
 	}
 	return "open", c
@@ -135,7 +135,7 @@ func (p *page) content(v ticket.View) (name string, c content) {
 func (p *page) write(w http.ResponseWriter, r *http.Request, status int, name string, c content) error {
 	c.Title, c.UCloud, c.Style = p.o.Title, p.ucloud, template.CSS(pageCSS)
 	c.SelfService, c.Contact = p.o.SelfService, p.o.Contact
-	c.Mail, c.ContactURL = contactLinks(p.o.Contact, p.o.Title, c.User, c.Ticket, c.Fingerprint)
+	c.Mail, c.ContactURL = contactLinks(p.o.Contact, p.o.Title, c.User, c.Ticket)
 	var buf bytes.Buffer
 	if err := p.tmpl.ExecuteTemplate(&buf, name, c); err != nil {
 		return fmt.Errorf("render the page: %w", err)
@@ -162,8 +162,9 @@ func (p *page) write(w http.ResponseWriter, r *http.Request, status int, name st
 	return nil
 }
 
-// contactLinks turns the contact into a link: a mail that is written already, or a web page. Neither, if it is neither.
-func contactLinks(contact, title, user, tk, key string) (mail, web string) {
+// contactLinks turns the contact into a link: a mail that is written already, or a web page. Neither, if it is neither. The mail
+// has no signing key: whoever has made UCloud show a ticket could send both, and the operator would compare our word with itself.
+func contactLinks(contact, title, user, tk string) (mail, web string) {
 	if strings.HasPrefix(contact, "https://") || strings.HasPrefix(contact, "http://") {
 		return "", contact
 	}
@@ -175,11 +176,7 @@ func contactLinks(contact, title, user, tk, key string) (mail, web string) {
 	esc := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 	mail = "mailto:" + address + "?subject=" + esc("Connect UCloud with "+title)
 	if tk != "" {
-		body := "UCloud user: " + user + "\r\nTicket: " + tk + "\r\n"
-		if key != "" {
-			body += "Signing key: " + key + "\r\n"
-		}
-		mail += "&body=" + esc(body)
+		mail += "&body=" + esc("UCloud user: "+user+"\r\nTicket: "+tk+"\r\n")
 	}
 	return mail, ""
 }

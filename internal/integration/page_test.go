@@ -31,6 +31,9 @@ func fixed(t *testing.T) ticket.Ticket {
 	return ticket.Ticket{}
 }
 
+// fixedKey is a fingerprint that looks the same in HTML and in addresses.
+const fixedKey = "SHA256:vHo2mTSmHkNbKq5cWgcXW8SUvH7Jc3G2hVQz1h7wZbM"
+
 // pages renders every page there is, without a store.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
@@ -39,6 +42,8 @@ func pages(t *testing.T) map[string]string {
 		Stage: ticket.StageOpen, User: `Zoë <b>"O'Neil"</b>#1`, Ticket: tk, ExpiresAt: time.Date(2031, 2, 17, 9, 0, 0, 0, time.UTC),
 	}
 	self := PageOptions{Title: "Example HPC", Contact: "support@hpc.example.org", SelfService: true}
+	withKey := open
+	withKey.Key.Fingerprint = fixedKey
 	custom := self
 	custom.Instructions = "# Please\n\nMail [us](mailto:#{contact}) the ticket `#{ticket}` of **#{ucloudUsername}**.\n\n" +
 		"1. First\n2. Second,\n   wrapped\n\n- a\n- b\n\n```\nucloud connect #{ticket}\n```\n"
@@ -50,6 +55,7 @@ func pages(t *testing.T) map[string]string {
 		"open":          {self, open},
 		"open-operator": {PageOptions{Contact: "https://hpc.example.org/help"}, open},
 		"open-bare":     {PageOptions{}, open},
+		"open-key":      {self, withKey},
 		"open-custom":   {custom, open},
 		"connecting":    {self, ticket.View{Stage: ticket.StageConnecting, User: open.User, Ticket: tk, LocalName: "zoe"}},
 		"connected":     {self, ticket.View{Stage: ticket.StageConnected, User: open.User, Ticket: tk, LocalName: "zoe"}},
@@ -75,6 +81,21 @@ func pages(t *testing.T) map[string]string {
 		}
 	}
 	return out
+}
+
+// TestKeyTakesAnotherPath: the page shows the key to the person, and neither the mail that it has ready nor the command for the
+// operator names it: an operator who got it from there would compare our word with itself (decision 14).
+//
+//attack:actor compromised core
+//attack:does Uploads a key of its own and has the user mail the operators everything that they need to confirm it.
+//attack:control The mail and the command of the ticket's page do not have the key.
+//attack:remove internal/integration/page.html: --key KEY => --key {{.Fingerprint}}
+func TestKeyTakesAnotherPath(t *testing.T) {
+	t.Parallel()
+	_, hash, _ := strings.Cut(fixedKey, ":")
+	if html := pages(t)["open-key"]; strings.Count(html, hash) != 1 || !strings.Contains(html, "<pre tabindex=\"0\">"+fixedKey+"</pre>") {
+		t.Errorf("the key stands at other places than one:\n%s", html)
+	}
 }
 
 func TestPagesAreGolden(t *testing.T) {

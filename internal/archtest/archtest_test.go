@@ -163,7 +163,7 @@ func TestSimulatorStandsAlone(t *testing.T) {
 // its own or from one below.
 var layers = [][]string{
 	{"ident", "failure", "observability", "signkey"},
-	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "sandbox", "handover", "localuser", "shell", "software", "yamlnode", "nodump"},
+	{"providerapi", "httpx", "ipc", "hoptoken", "intent", "auth", "sockdiag", "sandbox", "handover", "localuser", "shell", "software", "yamlnode", "nodump", "trustpath"},
 	{"ipcapi", "config", "store", "coreapi", "jobscript", "jobtemplate", "slurm"},
 	{"outbox", "onetime", "drives", "events", "products", "localengine", "jobrender", "slurmcheck", "applications", "tasks"},
 	{"usermap", "launcher", "files", "driveplan", "drivelookup", "instance", "intentclient", "intentpolicy", "jobs", "jobsite", "signingkeys", "taskserver", "browserlink"},

@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // environment checks what the configuration says about this machine (CFG-5). It reads and never writes; it binds no
@@ -79,14 +80,7 @@ func (l *loader) untrusted(st fs.FileInfo, sticky bool) string {
 	if !ok {
 		return "has an unknown owner"
 	}
-	service := l.service()
-	if sys.Uid != 0 && int(sys.Uid) != service.UID {
-		return fmt.Sprintf("belongs to uid %d, who is neither root nor the service account", sys.Uid)
-	}
-	if st.Mode().Perm()&0o022 == 0 || st.Mode()&fs.ModeSymlink != 0 || sticky && st.IsDir() && st.Mode()&fs.ModeSticky != 0 {
-		return ""
-	}
-	return fmt.Sprintf("has mode %04o: others may write to it", st.Mode().Perm())
+	return l.rules(sticky).Why(&unix.Stat_t{Uid: sys.Uid, Mode: sys.Mode})
 }
 
 // maxKeyBytes bounds a file with public keys.
@@ -130,19 +124,15 @@ func (l *loader) checkStaticFile() {
 	if c == nil || c.File == "" {
 		return
 	}
-	for at := string(c.File); ; at = filepath.Dir(at) {
-		st, err := os.Stat(at)
-		if err != nil {
-			return // reported as a file that is not there
-		}
-		if why := l.untrusted(st, l.config.Development.Enabled); why != "" {
-			l.errorf("SEC-1", "services.identityManagement.static.file", "chown root and chmod go-w "+at, "%s %s", at, why)
-			return
-		}
-		if at == "/" {
-			return
-		}
+	if _, err := os.Stat(string(c.File)); err != nil {
+		return // reported as a file that is not there
 	}
+	f, err := l.trusted(string(c.File), false)
+	if err != nil {
+		l.errorf("SEC-1", "services.identityManagement.static.file", remedyOf(err), "%s", err)
+		return
+	}
+	f.Close()
 }
 
 // checkPaths checks the files and directories that must exist, as their tags say.

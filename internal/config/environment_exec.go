@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"ucloud-im/internal/trustpath"
 )
 
 // checkPrograms applies the rules of type exec to everything that is run (X-11, SEC-S1): the extension scripts, and the
@@ -50,65 +51,45 @@ func (l *loader) checkPrograms() {
 //
 // The result holds for this moment only. Whoever runs the program checks again, by descriptor where that is possible.
 func (l *loader) checkExec(path string, asUser bool) error {
-	remedy := "chown root and chmod go-w it"
-	// Each component is looked at on its own, links included: who can replace a link or a directory in the middle decides
-	// what is run.
-	rest := strings.Split(strings.TrimPrefix(filepath.Clean(path), "/"), "/")
-	at, links := "/", 0
-	for {
-		st, err := os.Lstat(at)
-		if err != nil {
-			return &badFile{shortError(err), "create it or correct the path"}
-		}
-		// Temporary directories are for test installations.
-		if why := l.untrusted(st, l.config.Development.Enabled); why != "" {
-			return &badFile{at + " " + why, remedy}
-		}
-		if st.Mode()&fs.ModeSymlink != 0 {
-			if links++; links > 40 {
-				return &badFile{path + " has too many symlinks", "correct the path"}
-			}
-			target, err := os.Readlink(at)
-			if err != nil {
-				return &badFile{shortError(err), "correct the path"}
-			}
-			if !filepath.IsAbs(target) {
-				target = filepath.Join(filepath.Dir(at), target)
-			}
-			rest = append(strings.Split(strings.TrimPrefix(filepath.Clean(target), "/"), "/"), rest...)
-			at = "/"
-			continue
-		}
-		if len(rest) == 0 {
-			return l.checkProgram(at, st, asUser)
-		}
-		if !st.IsDir() {
-			return &badFile{at + " is not a directory", "correct the path"}
-		}
-		at, rest = filepath.Join(at, rest[0]), rest[1:]
+	f, err := l.trusted(path, true) // such as sudo, of which there may be several
+	if err != nil {
+		return err
 	}
-}
-
-func (l *loader) checkProgram(path string, st fs.FileInfo, asUser bool) error {
-	if !st.Mode().IsRegular() {
-		return &badFile{path + " is not a regular file", "correct the path"}
-	}
-	mode := st.Mode().Perm()
+	f.Close()
+	mode := f.Stat.Mode & 0o777
 	may := mode&0o001 != 0
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok && !asUser {
+	if asUser {
+		may = mode&0o011 != 0 // the group may be the one of the users
+	} else {
 		service := l.service()
 		groups := append([]int{service.GID}, service.Groups...)
-		may = may || int(sys.Uid) == service.UID && mode&0o100 != 0
-		for _, g := range groups {
-			may = may || int(sys.Gid) == g && mode&0o010 != 0
-		}
-	} else if asUser {
-		may = mode&0o011 != 0 // the group may be the one of the users
+		may = may || int(f.Stat.Uid) == service.UID && mode&0o100 != 0 || slices.Contains(groups, int(f.Stat.Gid)) && mode&0o010 != 0
 	}
 	if !may {
-		return &badFile{fmt.Sprintf("%s has mode %04o and cannot be executed by the account that runs it", path, mode), "chmod 0755 " + path}
+		return &badFile{fmt.Sprintf("%s has mode %04o and cannot be executed by the account that runs it", f.Path, mode), "chmod 0755 " + f.Path}
 	}
 	return nil
+}
+
+// rules say who may change what the service relies on. With sticky, directories that everybody may write to are fine if they
+// have the sticky bit.
+func (l *loader) rules(sticky bool) trustpath.Rules {
+	return trustpath.Rules{Account: l.service().UID, Temporary: sticky}
+}
+
+// trusted finds a regular file that nobody but root and the service account can change, nor anything on the way to it.
+// Temporary directories are for test installations. link: the file may be a link.
+func (l *loader) trusted(path string, link bool) (*trustpath.File, error) {
+	rules := l.rules(l.config.Development.Enabled)
+	rules.Link = link
+	f, err := rules.Open(path)
+	if bad, ok := errors.AsType[*trustpath.Untrusted](err); ok {
+		return nil, &badFile{bad.Error(), "chown root and chmod go-w " + bad.Path}
+	}
+	if err != nil {
+		return nil, &badFile{err.Error(), "create it or correct the path"}
+	}
+	return f, nil
 }
 
 // readFollowing reads a bounded regular file. Symlinks are followed: public files are often links to a package's.

@@ -345,7 +345,7 @@ func TestPrograms(t *testing.T) {
 		{"loop", func(s *site) error {
 			return errors.Join(os.Remove(s.path("bin/ticket")), os.Symlink("ticket", s.path("bin/ticket")))
 		}, "too many symlinks"},
-		{"sticky parent", func(s *site) error { return os.Chmod(s.path("bin"), 0o777|os.ModeSticky) }, "bin has mode 0777"},
+		{"sticky parent", func(s *site) error { return os.Chmod(s.path("bin"), 0o777|os.ModeSticky) }, "bin has mode 1777"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

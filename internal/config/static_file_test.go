@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -11,7 +12,7 @@ import (
 //attack:actor local user
 //attack:does Writes a line into the file that says who has which account, because its mode lets him.
 //attack:control The file and every directory above it belong to root or the service account and are not writable by others.
-//attack:remove internal/config/environment.go: if why := l.untrusted(st, l.config.Development.Enabled); why != "" { => if why := l.untrusted(st, l.config.Development.Enabled); false {
+//attack:remove internal/config/environment.go: f, err := l.trusted(string(c.File), false) => f, err := l.trusted("/etc/passwd", false)
 func TestStaticFile(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -22,6 +23,7 @@ func TestStaticFile(t *testing.T) {
 		{"in order", func(*site) error { return nil }, nil},
 		{"writable", func(s *site) error { return os.Chmod(s.path("users/accounts"), 0o666) }, []string{"SEC-1 services.identityManagement.static.file: others may write"}},
 		{"replaceable", func(s *site) error { return os.Chmod(s.path("users"), 0o777) }, []string{"SEC-1 services.identityManagement.static.file: others may write"}},
+		{"behind a link", func(s *site) error { return behindLink(s.path("users")) }, []string{"SEC-1 services.identityManagement.static.file: others may write"}},
 		{"not there", func(s *site) error { return os.Remove(s.path("users/accounts")) }, []string{"CFG-5 services.identityManagement.static.file: no such file"}},
 		{"a directory", func(s *site) error {
 			return os.Rename(s.path("users"), s.path("users2"))
@@ -44,6 +46,12 @@ func TestStaticFile(t *testing.T) {
 			s.expect(t, tc.want...)
 		})
 	}
+}
+
+// behindLink puts a directory below one that everybody may write to, and a link in its place.
+func behindLink(dir string) error {
+	open := dir + "-open"
+	return errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.Rename(dir, open+"/x"), os.Symlink(open+"/x", dir))
 }
 
 func TestProvesUser(t *testing.T) {

@@ -16,22 +16,22 @@ import (
 //attack:actor local user
 //attack:does Writes into an extension script that is writable by a group, to have commands run as the service account.
 //attack:control A program that others can write to is not executed.
-//attack:remove internal/scripts/program.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFDIR || st.Mode&0o022 == 0 || sticky {
+//attack:remove internal/trustpath/trustpath.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFDIR || st.Mode&0o022 == 0 || sticky {
 //attack:run writable by the group
 //attack:actor local user
 //attack:does Exchanges an extension script, because a directory above it is writable.
 //attack:control Every directory on the way to a program belongs to root or to the service account, and nobody else can write to it.
-//attack:remove internal/scripts/program.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFREG || st.Mode&0o022 == 0 || sticky {
+//attack:remove internal/trustpath/trustpath.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFREG || st.Mode&0o022 == 0 || sticky {
 //attack:run directory writable by everybody
 //attack:actor local user
 //attack:does Has an extension script in the home directory, where it can be changed after somebody has configured it.
 //attack:control Programs and the directories above them belong to root or to the service account.
-//attack:remove internal/scripts/program.go: if st.Uid != 0 && st.Uid != r.account { => if st.Uid == 1 {
+//attack:remove internal/trustpath/trustpath.go: if st.Uid != 0 && int(st.Uid) != r.Account { => if st.Uid == 1 {
 //attack:run directory of somebody else
 //attack:actor local user
 //attack:does Lets the name of an extension script be a link into the home directory.
 //attack:control The file of a program is no link.
-//attack:remove internal/scripts/program.go: if links++; links > maxLinks || len(rest) == 1 { => if links++; links > maxLinks {
+//attack:remove internal/trustpath/trustpath.go: if len(rest) == 1 && !r.Link { => if len(rest) == 0 {
 //attack:run a link
 func TestProgramRules(t *testing.T) {
 	t.Parallel()
@@ -84,7 +84,7 @@ func TestProgramRules(t *testing.T) {
 				t.Fatal(err)
 			}
 			symlink(t, filepath.Dir(path), filepath.Dir(path))
-		}, "is a symbolic link"},
+		}, "has too many symlinks"},
 		{"missing", func(t *testing.T, _, path string) { rename(t, path, path+"x") }, "no such file"},
 		{"a directory", func(t *testing.T, _, path string) { rename(t, path, path+"x"); mkdir(t, path, 0o755) }, "is a directory"},
 		{"no script at all", func(t *testing.T, _, path string) {
@@ -164,7 +164,7 @@ func TestBinariesRunByDescriptor(t *testing.T) {
 			t.Fatalf("%+v", got)
 		}
 	}
-	p, err := s.rules.open(path)
+	p, err := openProgram(s.rules, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,13 +185,13 @@ func TestHashIsThatOfTheFile(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil)
 	path := s.script(t, "x", "true")
-	one, err := s.rules.open(path)
+	one, err := openProgram(s.rules, path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	one.close()
 	s.script(t, "x", "false")
-	two, err := s.rules.open(path)
+	two, err := openProgram(s.rules, path)
 	if err != nil {
 		t.Fatal(err)
 	}

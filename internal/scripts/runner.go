@@ -16,6 +16,7 @@ import (
 
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/observability"
+	"ucloud-im/internal/trustpath"
 )
 
 // Options configure a [Runner]. Provider, Spool and Record are required.
@@ -85,7 +86,7 @@ type Defaults struct {
 type Runner struct {
 	o     Options
 	log   *slog.Logger
-	rules rules
+	rules trustpath.Rules
 	lanes lanes
 
 	defaults atomic.Pointer[Defaults]
@@ -110,7 +111,7 @@ func New(o Options) (*Runner, error) {
 	}
 	r := &Runner{
 		o: o, log: o.Log.With("part", "scripts"),
-		rules: rules{account: uint32(os.Geteuid()), temporary: o.Temporary}, //nolint:gosec // a uid
+		rules: trustpath.Rules{Account: os.Geteuid(), Temporary: o.Temporary},
 	}
 	r.SetDefaults(Defaults{Timeout: o.Timeout, Concurrency: o.Concurrency, MaxOutput: o.MaxOutput, Redact: o.Redact})
 	return r, nil
@@ -250,7 +251,7 @@ func (v *invocation) do(ctx context.Context, reply any) *Error {
 	if len(v.request) > maxRequest {
 		return fail(Technical, fmt.Errorf("the request has %d bytes", len(v.request)))
 	}
-	p, err := h.r.rules.open(h.o.Path)
+	p, err := openProgram(h.r.rules, h.o.Path)
 	if err != nil {
 		return fail(Refused, err)
 	}

@@ -4,16 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/localuser"
+	"ucloud-im/internal/trustpath"
 	"ucloud-im/internal/yamlnode"
 )
 
@@ -59,64 +57,25 @@ func parse(data []byte) (table, error) {
 type stamp struct {
 	inode      uint64
 	size       int64
-	mtim, ctim syscall.Timespec
-}
-
-// rules are who may own the file and the directories above it.
-type rules struct {
-	account uint32
-	// temporary allows sticky directories such as /tmp. For development and tests.
-	temporary bool
-}
-
-// trusted refuses what somebody else than root and our account could change.
-func (r rules) trusted(path string, st fs.FileInfo) error {
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	switch {
-	case !ok:
-		return fmt.Errorf("%s has an unknown owner", path)
-	case sys.Uid != 0 && sys.Uid != r.account:
-		return fmt.Errorf("%s belongs to uid %d, who is neither root nor the service account", path, sys.Uid)
-	case st.Mode().Perm()&0o022 == 0, r.temporary && st.IsDir() && st.Mode()&fs.ModeSticky != 0:
-		return nil
-	}
-	return fmt.Errorf("%s has mode %04o: others may write to it", path, st.Mode().Perm())
+	mtim, ctim unix.Timespec
 }
 
 // read gives the file's table if it has changed since, and nil otherwise. What was checked is what is read.
-func (r rules) read(path string, since stamp) (table, stamp, error) {
-	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
-		st, err := os.Stat(dir)
-		if err == nil {
-			err = r.trusted(dir, st)
-		}
-		if err != nil {
-			return nil, since, err
-		}
-		if dir == "/" {
-			break
-		}
+func read(rules trustpath.Rules, path string, since stamp) (table, stamp, error) {
+	found, err := rules.Open(path)
+	if err != nil {
+		return nil, since, err
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	defer found.Close()
+	now := stamp{inode: found.Stat.Ino, size: found.Stat.Size, mtim: found.Stat.Mtim, ctim: found.Stat.Ctim}
+	if now == since {
+		return nil, since, nil
+	}
+	f, err := os.Open(found.Proc())
 	if err != nil {
 		return nil, since, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, since, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, since, fmt.Errorf("%s is not a regular file", path)
-	}
-	if err := r.trusted(path, st); err != nil {
-		return nil, since, err
-	}
-	sys := st.Sys().(*syscall.Stat_t) //nolint:forcetypeassert // checked above
-	now := stamp{inode: sys.Ino, size: sys.Size, mtim: sys.Mtim, ctim: sys.Ctim}
-	if now == since {
-		return nil, since, nil
-	}
 	data, err := io.ReadAll(io.LimitReader(f, yamlnode.MaxBytes+1))
 	if err != nil {
 		return nil, since, err

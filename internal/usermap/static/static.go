@@ -25,6 +25,7 @@ import (
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/store"
+	"ucloud-im/internal/trustpath"
 	"ucloud-im/internal/usermap"
 	"ucloud-im/internal/usermap/assigned"
 )
@@ -53,7 +54,7 @@ type Options struct {
 type File struct {
 	o     Options
 	log   *slog.Logger
-	rules rules
+	rules trustpath.Rules
 
 	mu      sync.Mutex // guards the fields below, and has one reading at a time
 	path    string
@@ -70,7 +71,7 @@ func New(path string, o Options) (*File, error) {
 	}
 	f := &File{
 		o: o, log: o.Log.With("part", "accounts"), path: path,
-		rules: rules{account: uint32(os.Geteuid()), temporary: o.Temporary}, //nolint:gosec // a uid
+		rules: trustpath.Rules{Account: os.Geteuid(), Temporary: o.Temporary},
 	}
 	if err := f.readLocked(); err != nil {
 		return nil, err
@@ -80,7 +81,7 @@ func New(path string, o Options) (*File, error) {
 
 // readLocked reads the file if it has changed. f.mu is held, or nobody else knows f.
 func (f *File) readLocked() error {
-	t, now, err := f.rules.read(f.path, f.stamp)
+	t, now, err := read(f.rules, f.path, f.stamp)
 	if err != nil {
 		if f.problem == nil || f.problem.Error() != err.Error() {
 			f.log.Error("the file with accounts cannot be used, what it said before stays in use", "error", err)
@@ -97,7 +98,7 @@ func (f *File) readLocked() error {
 
 // Check reads a file as [File.Set] would, and keeps nothing of it.
 func (f *File) Check(path string) error {
-	_, _, err := f.rules.read(path, stamp{})
+	_, _, err := read(f.rules, path, stamp{})
 	return err
 }
 

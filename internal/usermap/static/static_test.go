@@ -2,6 +2,7 @@ package static
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -302,18 +303,23 @@ func TestRunAndSet(t *testing.T) {
 //attack:actor local user
 //attack:does Adds a line to the file with accounts, because somebody has made it writable after the start.
 //attack:control The file is checked by its descriptor at every reading; one that others can write to is not read.
-//attack:remove internal/usermap/static/file.go: case st.Mode().Perm()&0o022 == 0, r.temporary && st.IsDir() && st.Mode()&fs.ModeSticky != 0: => case true:
+//attack:remove internal/trustpath/trustpath.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFDIR || st.Mode&0o022 == 0 || sticky {
 //attack:run writable
 //attack:actor local user
 //attack:does Puts a file of their own in the place of the one with accounts.
 //attack:control The file must belong to root or to the service account.
-//attack:remove internal/usermap/static/file.go: case sys.Uid != 0 && sys.Uid != r.account: => case false:
+//attack:remove internal/trustpath/trustpath.go: if st.Uid != 0 && int(st.Uid) != r.Account { => if st.Uid == 1 {
 //attack:run of somebody else
 //attack:actor local user
 //attack:does Exchanges the file with accounts, because a directory above it is writable for everybody.
 //attack:control Every directory above the file is held to the same rules.
-//attack:remove internal/usermap/static/file.go: err = r.trusted(dir, st) => _ = st
+//attack:remove internal/trustpath/trustpath.go: if kind == unix.S_IFLNK || st.Mode&0o022 == 0 || sticky { => if kind != unix.S_IFREG || st.Mode&0o022 == 0 || sticky {
 //attack:run in an open directory
+//attack:actor local user
+//attack:does Exchanges a directory to which a link on the way to the file with accounts leads, because the one above it is writable for everybody.
+//attack:control Links are followed one by one, and what they lead to is held to the same rules from the root.
+//attack:remove internal/trustpath/trustpath.go: if why := r.Why(&st); why != "" {\n\t\t\treturn nil, &Untrusted{at, why} => if why := r.Why(&st); why != "" && links == 0 {\n\t\t\treturn nil, &Untrusted{at, why}
+//attack:run behind a link
 func TestFileOfOthers(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(t *testing.T, w *world){
@@ -335,6 +341,14 @@ func TestFileOfOthers(t *testing.T) {
 		"in an open directory": func(t *testing.T, w *world) {
 			t.Helper()
 			chmod(t, filepath.Dir(w.path), 0o777)
+		},
+		"behind a link": func(t *testing.T, w *world) {
+			t.Helper()
+			dir := filepath.Dir(w.path)
+			open := dir + "-open"
+			if err := errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.Rename(dir, open+"/x"), os.Symlink(open+"/x", dir)); err != nil {
+				t.Fatal(err)
+			}
 		},
 		"a link": func(t *testing.T, w *world) {
 			t.Helper()

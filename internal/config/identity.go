@@ -137,8 +137,11 @@ func (i Identity) ProvesUser() bool {
 	return i.Type == IdentityManual || i.Type == IdentityOIDC
 }
 
+// DefaultRefreshCommand is the default of [GroupCache], which is not told from what was left out.
+func DefaultRefreshCommand() []string { return []string{"sudo", "/sbin/sss_cache", "-E"} }
+
 // GroupCache says how the cache of the name service is emptied after a group changed.
 type GroupCache struct {
-	RefreshCommand []string `key:"refreshCommand" default:"[sudo, /sbin/sss_cache, -E]" doc:"Command and arguments; an empty list = none."`
+	RefreshCommand []string `key:"refreshCommand" default:"[sudo, /sbin/sss_cache, -E]" doc:"Command and arguments; an empty list = none. It is not run in this version: another value than the default or none is refused."`
 	TTL            Duration `key:"ttl" default:"30s" zero:"yes" doc:"How long looked-up groups are remembered."`
 }

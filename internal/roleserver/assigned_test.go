@@ -29,6 +29,8 @@ func TestAssignedIdentity(t *testing.T) {
 		"    type: Scripted\n    projectGroups: \"off\"\n    scripted: { onUserConnected: { path: /opt/connect, runAs: root } }":               "onUserConnected.runAs",
 		"    type: Scripted\n    projectGroups: \"off\"\n    scripted: { onUserConnected: /opt/connect, onProjectArchived: /opt/archived }":    "onProject*",
 		"    type: Manual\n    manual: { tickets: { contact: a@b.c }, onTicketCreated: { path: /opt/ticket, passSecrets: [x] } }":              "onTicketCreated.passSecrets",
+		"    type: Static\n    groupCache: { refreshCommand: [] }\n    static: { file: /etc/ucloud/accounts.yml }":                             "",
+		"    type: Static\n    groupCache: { refreshCommand: [/opt/refresh] }\n    static: { file: /etc/ucloud/accounts.yml }":                 "groupCache.refreshCommand",
 	} {
 		got := Unsupported(loadText(t, identity(text)))
 		switch {

@@ -361,6 +361,10 @@ func Unsupported(cfg *config.Config) config.Problems {
 	if cfg.Services.Identity.ProjectGroups == "scripted" {
 		refuse("services.identityManagement.projectGroups", "write projectGroups: off, and give projects their groups by ucloud projects add", "groups of projects are not made by scripts in this version")
 	}
+	if c := cfg.Services.Identity.GroupCache.RefreshCommand; len(c) > 0 && !slices.Equal(c, config.DefaultRefreshCommand()) {
+		refuse("services.identityManagement.groupCache.refreshCommand", "remove it, and have the script that makes accounts empty the cache itself",
+			"the cache of the name service is not emptied by a command in this version; a new account has 30 s to be known")
+	}
 	if cfg.UserInstances.Launcher == "systemd" {
 		refuse("userInstances.launcher", guide, `launcher "systemd" is not available in this version; sudo is`)
 	}

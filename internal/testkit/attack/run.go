@@ -69,11 +69,21 @@ func (r *Runner) Try(ctx context.Context, a Attack) (res Result, err error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return res, err
 	}
+	// Some tests need a home whose parents nobody else may write to, as homes are.
+	above, err := os.UserHomeDir()
+	if err != nil {
+		return res, err
+	}
+	home, err := os.MkdirTemp(above, ".imc-")
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, removeAll(home)) }()
 	if r.Baseline {
 		key := a.Package + " " + a.Test + " " + a.Run
 		verdict, known := r.passed[key]
 		if !known {
-			verdict, res.Detail, err = r.test(ctx, a, filepath.Join(dir, "a"), nil)
+			verdict, res.Detail, err = r.test(ctx, a, filepath.Join(dir, "a"), home, nil)
 			if err != nil {
 				return res, err
 			}
@@ -97,14 +107,14 @@ func (r *Runner) Try(ctx context.Context, a Attack) (res Result, err error) {
 		res.Verdict, res.Detail = Broken, err.Error()
 		return res, nil
 	}
-	res.Verdict, res.Detail, err = r.test(ctx, a, filepath.Join(dir, "b"), files)
+	res.Verdict, res.Detail, err = r.test(ctx, a, filepath.Join(dir, "b"), home, files)
 	return res, err
 }
 
 // test runs the attack's test in a directory of its own. With files, they take the place of those in the tree: also for
 // the programs that the test builds.
-func (r *Runner) test(ctx context.Context, a Attack, dir string, files map[string]string) (Verdict, string, error) {
-	env, overlay, err := r.environment(dir, files)
+func (r *Runner) test(ctx context.Context, a Attack, dir, home string, files map[string]string) (Verdict, string, error) {
+	env, overlay, err := r.environment(dir, home, files)
 	if err != nil {
 		return "", "", err
 	}
@@ -120,7 +130,7 @@ func (r *Runner) test(ctx context.Context, a Attack, dir string, files map[strin
 			return Broken, out, nil
 		}
 	}
-	binary := filepath.Join(dir, "test")
+	binary := filepath.Join(dir, "bin", "test")
 	build := []string{"test", "-c", "-vet=off", "-o", binary, "-tags", strings.Join(a.Tags, ",")}
 	if out, err := r.command(ctx, env, r.Root, "go", append(build, "./"+a.Package)...); err != nil {
 		return Broken, out, nil
@@ -133,7 +143,7 @@ func (r *Runner) test(ctx context.Context, a Attack, dir string, files map[strin
 }
 
 // environment makes the directories and the environment of a run, and the setting that shows the go command the files.
-func (r *Runner) environment(dir string, files map[string]string) (env []string, overlay string, err error) {
+func (r *Runner) environment(dir, home string, files map[string]string) (env []string, overlay string, err error) {
 	env = os.Environ()
 	flags, cache, mod := "", "", ""
 	for name, into := range map[string]*string{"GOFLAGS": &flags, "GOCACHE": &cache, "GOMODCACHE": &mod} {
@@ -144,7 +154,7 @@ func (r *Runner) environment(dir string, files map[string]string) (env []string,
 		*into = strings.TrimSpace(string(out))
 	}
 	replace := map[string]string{}
-	for _, sub := range []string{"home", "t", "files"} {
+	for _, sub := range []string{"bin", "t", "files"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, "", err
 		}
@@ -168,7 +178,7 @@ func (r *Runner) environment(dir string, files map[string]string) (env []string,
 		return nil, "", err
 	}
 	overlay = strings.TrimSpace("GOFLAGS=" + flags + " -overlay=" + name)
-	env = append(env, "GOCACHE="+cache, "GOMODCACHE="+mod, "HOME="+filepath.Join(dir, "home"), "TMPDIR="+filepath.Join(dir, "t"), overlay)
+	env = append(env, "GOCACHE="+cache, "GOMODCACHE="+mod, "HOME="+home, "TMPDIR="+filepath.Join(dir, "t"), overlay)
 	return env, overlay, nil
 }
 

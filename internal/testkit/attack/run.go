@@ -159,7 +159,7 @@ func (r *Runner) environment(dir, home string, files map[string]string) (env []s
 			return nil, "", err
 		}
 	}
-	if err := os.Chmod(filepath.Join(dir, "t"), 0o1777); err != nil {
+	if err := os.Chmod(filepath.Join(dir, "t"), os.ModeSticky|0o777); err != nil {
 		return nil, "", err
 	}
 	for name, text := range files {

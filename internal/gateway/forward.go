@@ -70,9 +70,10 @@ func (ex *exchange) prepareBody(r *http.Request, out *outgoing) error {
 	if r.ProtoMajor == 1 {
 		// Else net/http would read the rest of the body before it sends an answer that comes early.
 		ex.w.guard.rc.EnableFullDuplex() //nolint:errcheck // not available in tests without a server
+		ex.body.streamed = true
 	}
 	out.stream, out.length = r.Body, r.ContentLength
-	out.stopReading = func() { ex.w.guard.rc.SetReadDeadline(time.Unix(1, 0)) } //nolint:errcheck // best effort
+	out.stopReading = ex.body.interrupt
 	return nil
 }
 

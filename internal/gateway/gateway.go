@@ -118,7 +118,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := g.settings.Load()
 	ex := &exchange{g: g, settings: s, arrival: time.Now(), id: observability.NewRequestID(), class: classNone}
 	ex.w = responseWriter{
-		ResponseWriter: w, bytes: &ex.bytes, draining: g.draining.Load(), large: &g.large,
+		ResponseWriter: w, bytes: &ex.bytes, draining: &g.draining, large: &g.large,
 		guard: stallGuard{rc: http.NewResponseController(w), timeout: s.Limits.StallTimeout},
 	}
 	ex.conn, _ = r.Context().Value(connKey{}).(*trackedConn)
@@ -126,12 +126,21 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ex.bytes.request()
 	if r.Body != nil && r.Body != http.NoBody {
 		ex.body = &clientBody{body: r.Body, guard: &ex.w.guard, bytes: &ex.bytes}
+		// In a copy: net/http decides by the Body of its own request what may follow on the connection.
+		own := *r
+		r = &own
 		r.Body = ex.body
+		if r.ProtoMajor == 1 {
+			ex.w.body = ex.body
+		}
 	}
 	g.metrics.inFlight.Inc()
 	defer ex.finish(r) // also when ReverseProxy aborts the connection by a panic
 	if err := ex.serve(r); err != nil {
 		ex.fail(err)
+	}
+	if ex.w.body != nil {
+		ex.w.body.linger()
 	}
 }
 

@@ -76,7 +76,8 @@ type responseWriter struct {
 	bytes  *traffic
 	status int // 0: nothing was written
 	// draining asks the client to use another connection next time. With HTTP/2, net/http turns this into GOAWAY.
-	draining bool
+	draining *atomic.Bool
+	body     *clientBody // of a request of HTTP/1 that has one
 	large    *bufferPool
 }
 
@@ -84,7 +85,7 @@ type responseWriter struct {
 func (w *responseWriter) WriteHeader(status int) {
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
-		if w.draining && status != http.StatusSwitchingProtocols {
+		if w.draining.Load() && status != http.StatusSwitchingProtocols || w.body != nil && !w.body.mayFollow() {
 			w.Header().Set("Connection", "close")
 		}
 	}
@@ -123,11 +124,14 @@ type clientBody struct {
 	guard *stallGuard
 	bytes *traffic
 
-	touched bool // Read was called
-	set     bool // a read deadline is set
-	pending int  // bytes since the deadline was set
-	total   int64
-	most    int64 // bytes that may come, if it is not 0
+	streamed bool // to an instance, while the answer may come already
+	touched  bool // Read was called
+	set      bool // a read deadline is set
+	pending  int  // bytes since the deadline was set
+	total    int64
+	most     int64 // bytes that may come, if it is not 0
+
+	ended, broken atomic.Bool // the end was read; reading has failed
 }
 
 // errTooLong is a body that is longer than its sender may make it.
@@ -143,18 +147,52 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	b.pending += n
 	b.bytes.received(n)
 	if b.total += int64(n); b.most > 0 && b.total > b.most {
+		b.broken.Store(true)
 		return n, errTooLong
 	}
-	if err == io.EOF {
+	switch err {
+	case nil:
+	case io.EOF:
+		b.ended.Store(true)
 		// net/http goes on reading in the background to see whether the client leaves; an old deadline would look like that.
-		// After a timeout the deadline stays: else net/http would wait for the rest of the body before it answers.
 		b.guard.rc.SetReadDeadline(time.Time{}) //nolint:errcheck // as above
+	default:
+		b.broken.Store(true)
 	}
 	return n, err
 }
 
-// Close implements [io.Closer].
-func (b *clientBody) Close() error { return b.body.Close() }
+// mayFollow tells, before an answer, whether the client may send another request behind this body. What is left of a body
+// must not be read as one. If nobody has begun to read it, net/http does so before it answers, unless it is long.
+func (b *clientBody) mayFollow() bool {
+	switch {
+	case b.ended.Load():
+		return true
+	case b.streamed || b.broken.Load():
+		return false
+	}
+	b.linger()
+	return true
+}
+
+// linger gives the client a moment to send what is left of its body, which net/http reads so that the client sees the answer
+// and not a broken connection. Without this it would wait for ever.
+func (b *clientBody) linger() {
+	if !b.ended.Load() {
+		b.guard.rc.SetReadDeadline(time.Now().Add(endAfter)) //nolint:errcheck // as above
+	}
+}
+
+// interrupt makes a pending Read return soon. After the end it does nothing: net/http reads in the background then, and would
+// take the connection for dead, for this request and all that follow.
+func (b *clientBody) interrupt() {
+	if !b.ended.Load() {
+		b.guard.rc.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // best effort
+	}
+}
+
+// Close implements [io.Closer]. It leaves closing to net/http, which does it after the answer.
+func (b *clientBody) Close() error { return nil }
 
 // hasToken tells whether a comma separated header holds a token, ignoring case.
 func hasToken(values []string, token string) bool {

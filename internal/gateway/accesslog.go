@@ -35,6 +35,9 @@ func (ex *exchange) finish(r *http.Request) {
 	if !ex.settings.AccessLog || !ex.g.access.Enabled(r.Context(), slog.LevelInfo) {
 		return
 	}
+	if ex.err != nil && ex.class != classCore && !ex.g.refusals.write(ex.client.ip, status, time.Now()) {
+		return
+	}
 	attrs := make([]slog.Attr, 0, 20)
 	attrs = append(attrs,
 		slog.String("request", ex.id),

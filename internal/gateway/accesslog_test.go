@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"encoding/json"
+	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 )
@@ -122,5 +125,67 @@ func TestMetrics(t *testing.T) {
 		if got[name] != want {
 			t.Errorf("%s is %v, want %v", name, got[name], want)
 		}
+	}
+}
+
+// TestRefusalsDoNotFillTheLog: of the failed requests of one address some have a line, the others are counted. Whoever is
+// answered has a line, and so has Core.
+//
+//attack:actor internet
+//attack:does Fills the disk with lines of the access log.
+//attack:control Only the first failed requests of an address are logged one by one, the others as a number.
+//attack:remove internal/gateway/refusals.go: if r.lines < loggedRefusals { => if r.lines >= 0 {
+func TestRefusalsDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const more = 7
+	for range loggedRefusals + more {
+		f.do("GET", "/nothing", "")
+	}
+	f.do("GET", "/ucloud/birch/files/browse", "", "Authorization", "Bearer forged")
+	f.do("GET", "/ucloud/birch/files/retrieveProducts", "")
+	f.core("POST", "/ucloud/birch/files/browse", "{}", bob) // 449
+	f.refusals.sweep(time.Now())
+	count := func(s string) int { return strings.Count(f.log.String(), s) }
+	eventually(t, "the line of the last request", func() bool { return count(`"status":449`) == 1 })
+	if n := count(`"status":404`); n != loggedRefusals {
+		t.Errorf("%d lines", n)
+	}
+	if n := count(`"status":401`); n != 0 {
+		t.Errorf("%d lines of another refusal", n)
+	}
+	if n := count(`"status":200`); n != 1 {
+		t.Errorf("%d lines of what was answered", n)
+	}
+	if count("by_status") != 0 {
+		t.Error("counted before the interval was over")
+	}
+	f.refusals.sweep(time.Now().Add(refusalsInterval))
+	if !strings.Contains(f.log.String(), `"client":"127.0.0.1"`) || count(fmt.Sprintf(`"by_status":{"401":1,"404":%d}`, more)) != 1 {
+		t.Errorf("no summary in %s", f.log.String())
+	}
+	f.do("GET", "/nothing", "")
+	eventually(t, "a line in the next interval", func() bool { return count(`"status":404`) == loggedRefusals+1 })
+}
+
+// TestRefusalsAreBounded: sources beyond the room of the table are counted together.
+func TestRefusalsAreBounded(t *testing.T) {
+	t.Parallel()
+	log := new(logBuffer)
+	r := &refusals{log: slog.New(slog.NewJSONHandler(log, nil)), by: make(map[netip.Addr]*refusing)}
+	now := time.Now()
+	ip := netip.MustParseAddr("10.0.0.1")
+	written := 0
+	for range 2 * maxRefusing {
+		if ip = ip.Next(); r.write(ip, 404, now) {
+			written++
+		}
+	}
+	if written != maxRefusing+loggedRefusals || len(r.by) != maxRefusing+1 {
+		t.Errorf("%d lines, %d sources", written, len(r.by))
+	}
+	r.sweep(now.Add(refusalsInterval))
+	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), fmt.Sprintf(`"client":"others","since":"%s","by_status":{"404":%d}`, now.UTC().Format(time.RFC3339Nano), maxRefusing-loggedRefusals)) {
+		t.Errorf("%d lines: %s", n, log.String())
 	}
 }

@@ -24,7 +24,7 @@ type connections struct {
 	mu    sync.Mutex
 	open  map[*trackedConn]struct{}
 	byIP  map[netip.Addr]int       // by [source]
-	core  map[netip.Addr]time.Time // when Core was seen last
+	core  map[netip.Addr]time.Time // when Core was seen last, by [source] like the limits it is exempt from
 	empty chan struct{}            // closed when no connection is open; made by wait
 }
 
@@ -81,12 +81,12 @@ func (c *trackedConn) sawCore(now time.Time) {
 	defer a.mu.Unlock()
 	a.uncountLocked(c)
 	if c.ip.IsValid() {
-		for ip, seen := range a.core { // few: the addresses of Core's processes
+		for from, seen := range a.core { // few: the addresses of Core's processes
 			if now.Sub(seen) > coreMemory {
-				delete(a.core, ip)
+				delete(a.core, from)
 			}
 		}
-		a.core[c.ip] = now
+		a.core[source(c.ip)] = now
 	}
 }
 
@@ -98,8 +98,7 @@ func (a *connections) add(nc net.Conn, now time.Time) (c *trackedConn, limit str
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c.trusted = !c.ip.IsValid() || containsAddr(s.TrustedProxies, c.ip)
-	if !c.trusted && now.Sub(a.core[c.ip]) > coreMemory {
-		from := source(c.ip)
+	if from := source(c.ip); !c.trusted && now.Sub(a.core[from]) > coreMemory {
 		if _, ok := a.rates.take(from, s.Limits.connectionRate(), now); !ok {
 			return nil, limitConnections
 		}

@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/observability"
@@ -32,9 +30,9 @@ type Gateway struct {
 	holder   *holder
 	conns    *connections
 	sources  *sources
+	refusals *refusals
 	metrics  *metrics
-	tokens   *rate.Limiter // questions about one-time tokens
-	checks   atomic.Int64  // such questions under way
+	checks   atomic.Int64 // questions about one-time tokens under way
 	draining atomic.Bool
 
 	small, large bufferPool
@@ -60,8 +58,7 @@ func New(o Options, s Settings) (*Gateway, error) {
 	if g.access == nil {
 		g.access = o.Log.With("part", "access")
 	}
-	limit := s.withDefaults().Limits.TokenChecksPerSecond
-	g.tokens = rate.NewLimiter(rate.Limit(limit), int(2*limit)) // full, unlike one whose burst grows later
+	g.refusals = &refusals{log: g.access, by: make(map[netip.Addr]*refusing)}
 	g.Reconfigure(s)
 	g.conns = newConnections(g.settings.Load)
 	o.Routes.check = o.CheckListener
@@ -82,8 +79,6 @@ func New(o Options, s Settings) (*Gateway, error) {
 func (g *Gateway) Reconfigure(s Settings) {
 	s = s.withDefaults()
 	g.settings.Store(&s)
-	g.tokens.SetLimit(rate.Limit(s.Limits.TokenChecksPerSecond))
-	g.tokens.SetBurst(int(2 * s.Limits.TokenChecksPerSecond))
 }
 
 // Close ends the goroutines of the gateway. Requests must have ended before.
@@ -91,6 +86,7 @@ func (g *Gateway) Close() {
 	g.close.Do(func() { close(g.done) })
 	g.holder.close()
 	g.wg.Wait()
+	g.refusals.sweep(time.Now().Add(refusalsInterval))
 	g.server.retire()
 }
 
@@ -103,6 +99,7 @@ func (g *Gateway) sweep() {
 			g.server.sweep(now)
 			g.routes.sweep(now)
 			g.sources.sweep(now)
+			g.refusals.sweep(now)
 			g.conns.rates.sweep(now)
 			if g.o.Web != nil {
 				g.o.Web.sweep(now)
@@ -420,8 +417,8 @@ func (ex *exchange) checkToken(ctx context.Context, token string) error {
 
 // ask asks IM/Server about a one-time token, and again while it is away.
 func (ex *exchange) ask(ctx context.Context, token string, question func(ctx context.Context, hash [sha256.Size]byte) error) error {
-	if !ex.g.tokens.Allow() {
-		return failure.New(failure.TooMany, "Too many requests")
+	if err := ex.mayAsk(); err != nil {
+		return err
 	}
 	// Anybody can cause this question, so it must not take the places of Core's requests while the server is away.
 	defer ex.g.checks.Add(-1)

@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -269,5 +271,62 @@ func TestTokenChecksDoNotTakePlacesOfCore(t *testing.T) {
 	wg.Wait()
 	if n := f.checks.Load(); n != 0 {
 		t.Errorf("%d checks under way", n)
+	}
+}
+
+// TestMadeUpTokensLeaveOthersTheirs: who makes up tokens uses up the questions of one address, and not those of others.
+//
+//attack:actor internet
+//attack:does Asks for unknown links without end, so that nobody's link to a sleeping instance is looked up any more.
+//attack:control Each address has its own share of the questions about one-time tokens.
+//attack:remove internal/gateway/sources.go: if wait, ok := s.checks.take(source(ex.client.ip), l.checkRate(10), ex.arrival); !ok { => if wait, ok := s.checks.take(source(ex.client.ip), rateOf{}, ex.arrival); !ok {
+func TestMadeUpTokensLeaveOthersTheirs(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(f *fixture, _ *Options) { f.settings.Limits.TokenChecksPerSecond = 10 })
+	now := time.Now()
+	// asks tells how many of n questions of an address may be asked at one moment.
+	asks := func(ip string, n int) (may int) {
+		for range n {
+			ex := &exchange{g: f.Gateway, settings: f.Gateway.settings.Load(), client: client{ip: netip.MustParseAddr(ip)}, user: alice, limited: true, arrival: now}
+			if ex.mayAsk() == nil {
+				may++
+			}
+		}
+		return may
+	}
+	if n := asks("192.0.2.1", 30); n != 2 {
+		t.Errorf("one address: %d questions", n)
+	}
+	for _, ip := range []string{"192.0.2.2", "2001:db8::1"} {
+		if n := asks(ip, 1); n != 1 {
+			t.Errorf("%s may not ask", ip)
+		}
+	}
+	f.sources.prove(alice, netip.MustParseAddr("192.0.2.4"), now)
+	all := 4
+	for i := range 50 {
+		all += asks(fmt.Sprintf("198.51.100.%d", i), 1)
+	}
+	if all != 20 {
+		t.Errorf("all addresses: %d questions", all)
+	}
+	if asks("192.0.2.3", 1) != 0 || asks("192.0.2.4", 1) != 1 {
+		t.Error("strangers use up the questions of a user who is known at an address")
+	}
+}
+
+// TestTokenChecksAreLimited: a link to a sleeping instance gets 429 when its address has asked too often.
+func TestTokenChecksAreLimited(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(f *fixture, _ *Options) { f.settings.Limits.TokenChecksPerSecond = 0.001 })
+	f.routes.Apply(Update{Full: true})
+	for i, want := range []int{404, 429} {
+		res := f.do("GET", "/ucloud/birch/download?token=x&usernameHint="+bob.HintValue(), "")
+		if res.StatusCode != want || (want == 429) != (res.Header.Get("Retry-After") != "") {
+			t.Errorf("question %d: %d %v", i, res.StatusCode, res.Header)
+		}
+	}
+	if n := f.limited(limitChecks); n != 1 {
+		t.Errorf("%v refusals counted", n)
 	}
 }

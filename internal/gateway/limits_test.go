@@ -99,6 +99,44 @@ func TestCoreIsRemembered(t *testing.T) {
 	}
 }
 
+// remote is a connection from somewhere.
+type remote struct {
+	net.Conn
+	from net.Addr
+}
+
+func (r remote) RemoteAddr() net.Addr { return r.from }
+
+// TestCoreInAFullNetwork: the limits are for the /64 of an IPv6 address, so the exemption of Core is too. Else strangers beside
+// it would keep its next process out.
+func TestCoreInAFullNetwork(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(f *fixture, _ *Options) { f.settings.Limits.MaxConnectionsPerIP = 1 })
+	now := time.Now()
+	connect := func(ip string) (*trackedConn, string) {
+		here, there := net.Pipe()
+		t.Cleanup(func() { here.Close(); there.Close() })
+		return f.conns.add(remote{here, &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}}, now)
+	}
+	core, limit := connect("2001:db8::1")
+	if limit != "" {
+		t.Fatal(limit)
+	}
+	if _, limit := connect("2001:db8::2"); limit != limitConcurrent {
+		t.Fatalf("a second connection of the network: %q", limit)
+	}
+	core.sawCore(now)
+	if _, limit := connect("2001:db8::3"); limit != "" {
+		t.Errorf("another process of Core: %q", limit)
+	}
+	if _, limit := connect("2001:db8:0:1::1"); limit != "" {
+		t.Errorf("another network: %q", limit)
+	}
+	if _, limit := connect("2001:db8:0:1::2"); limit != limitConcurrent {
+		t.Errorf("a second connection of another network: %q", limit)
+	}
+}
+
 func TestBadTokenDoesNotExempt(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(f *fixture, _ *Options) { f.settings.Limits.MaxConnectionsPerIP = 2 })

@@ -117,7 +117,8 @@ type Limits struct {
 	MaxWebRequests int
 	// AnswerTimeout is how long an instance or IM/Server may take until the head of its answer; 2 min.
 	AnswerTimeout time.Duration
-	// TokenChecksPerSecond bounds the questions about one-time tokens that anybody can cause; 200, bursts of twice as many.
+	// TokenChecksPerSecond bounds the questions about one-time tokens that strangers can cause; 200, bursts of twice as many.
+	// One address has a tenth of it.
 	TokenChecksPerSecond float64
 }
 
@@ -158,6 +159,11 @@ func (l *Limits) connectionRate() rateOf {
 
 func (l *Limits) failureRate() rateOf {
 	return rateOf{l.FailuresPerMinutePerIP / 60, l.FailuresPerMinutePerIP}
+}
+
+// checkRate is the rate of one of so many that share the questions about one-time tokens.
+func (l *Limits) checkRate(shares float64) rateOf {
+	return rateOf{l.TokenChecksPerSecond / shares, 2 * l.TokenChecksPerSecond / shares}
 }
 
 func setDefault[T comparable](v *T, d T) {

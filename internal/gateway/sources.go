@@ -27,11 +27,12 @@ const (
 	limitFailures    = "failures_per_address"
 	limitConnections = "connections_per_address"
 	limitConcurrent  = "concurrent_connections_per_address"
+	limitChecks      = "token_checks"
 	limitResets      = "resets_per_connection"
 	limitFrames      = "frames_per_connection"
 )
 
-var limitNames = []string{limitRequests, limitUser, limitFailures, limitConnections, limitConcurrent, limitResets, limitFrames}
+var limitNames = []string{limitRequests, limitUser, limitFailures, limitConnections, limitConcurrent, limitChecks, limitResets, limitFrames}
 
 // limitError is a refusal because of a rate.
 type limitError struct {
@@ -57,6 +58,8 @@ type sources struct {
 	requests *buckets[netip.Addr]
 	sites    *buckets[netip.Addr]
 	failures *buckets[netip.Addr]
+	checks   *buckets[netip.Addr] // questions about one-time tokens
+	asked    *buckets[struct{}]   // those of all strangers
 	users    *buckets[userAt]
 	proven   *buckets[userAt] // holds marks, not tokens
 	logged   *buckets[logKey]
@@ -73,13 +76,14 @@ type logKey struct {
 func newSources(log *slog.Logger, count func(limit string)) *sources {
 	return &sources{
 		requests: newBuckets[netip.Addr](maxBuckets), sites: newBuckets[netip.Addr](maxBuckets), failures: newBuckets[netip.Addr](maxBuckets),
+		checks: newBuckets[netip.Addr](maxBuckets), asked: newBuckets[struct{}](1),
 		users: newBuckets[userAt](maxBuckets), proven: newBuckets[userAt](maxBuckets), logged: newBuckets[logKey](maxBuckets / 8),
 		lines: rate.NewLimiter(5, 50), log: log, count: count,
 	}
 }
 
 func (s *sources) sweep(now time.Time) {
-	for _, b := range []*buckets[netip.Addr]{s.requests, s.sites, s.failures} {
+	for _, b := range []*buckets[netip.Addr]{s.requests, s.sites, s.failures, s.checks} {
 		b.sweep(now)
 	}
 	s.users.sweep(now)
@@ -198,6 +202,24 @@ func (ex *exchange) mayTry() error {
 		return nil
 	}
 	return ex.g.sources.mayTry(ex.client.ip, &ex.settings.Limits, ex.arrival)
+}
+
+// mayAsk tells whether the request may make a question about a one-time token. No address has more than a tenth of them, so
+// that one which makes tokens up leaves the others theirs, and users who are known at their address do not share with strangers.
+func (ex *exchange) mayAsk() error {
+	s, l := ex.g.sources, &ex.settings.Limits
+	if ex.limited && ex.client.ip.IsValid() {
+		if wait, ok := s.checks.take(source(ex.client.ip), l.checkRate(10), ex.arrival); !ok {
+			return &limitError{limitChecks, wait}
+		}
+	}
+	if s.isProven(ex.user, ex.client.ip, ex.arrival) {
+		return nil
+	}
+	if wait, ok := s.asked.take(struct{}{}, l.checkRate(1), ex.arrival); !ok {
+		return &limitError{limitChecks, wait}
+	}
+	return nil
 }
 
 // limitBrowser is what a request without Core's token may cost an instance.

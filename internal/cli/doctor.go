@@ -19,6 +19,7 @@ import (
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/localuser"
+	"ucloud-im/internal/sandbox"
 )
 
 // Severities of a check (contract 41 section 6).
@@ -67,6 +68,7 @@ func checks() []check {
 		{"system.group", checkGroup},
 		{"system.sudo", checkSudo},
 		{"system.directories", checkDirectories},
+		{"system.sandbox", checkSandbox},
 		{"identity", checkIdentity},
 		{"service", checkService},
 	}
@@ -265,6 +267,35 @@ func checkDirectories(ctx context.Context, x *examination) []checkResult {
 	}
 	if len(r.Details) > 0 {
 		r.Severity, r.Summary, r.Remedy = sevError, "directories of the service are not as they should be", "ucloud setup directories --apply"
+	}
+	return one(r)
+}
+
+// checkSandbox looks whether the kernel has what gateway.sandbox and userInstances.limits use. What the service has got of it
+// stands in its own status.
+func checkSandbox(_ context.Context, x *examination) []checkResult {
+	r := checkResult{ID: "system.sandbox", Severity: sevOK}
+	mode := "auto"
+	if x.config != nil {
+		mode = x.config.Gateway.Sandbox
+	}
+	version, err := sandbox.ABI()
+	switch {
+	case err == nil:
+		r.Summary = fmt.Sprintf("the kernel has Landlock, version %d", version)
+	case mode == "require":
+		r.Severity, r.Summary = sevError, "the kernel has no Landlock, which gateway.sandbox demands: the gateway does not start"
+		r.Remedy = "a kernel of 5.13 or later with lsm=landlock,... , or gateway.sandbox: auto"
+	case mode == "auto":
+		r.Severity, r.Summary = sevWarning, "the kernel has no Landlock: the gateway runs without a sandbox"
+		r.Remedy = "a kernel of 5.13 or later with lsm=landlock,... , or gateway.sandbox: off"
+	default:
+		r.Severity, r.Summary = sevInfo, "the kernel has no Landlock, and gateway.sandbox is off"
+	}
+	if found, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		r.Details = append(r.Details, "cgroup controllers of this machine: "+strings.Join(strings.Fields(string(found)), " "))
+	} else {
+		r.Details = append(r.Details, "this machine has no cgroup v2 at /sys/fs/cgroup: instances have the limits of single processes only")
 	}
 	return one(r)
 }

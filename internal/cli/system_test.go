@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"ucloud-im/internal/sandbox"
 	"ucloud-im/internal/testkit/accounts"
 )
 
@@ -112,6 +113,12 @@ func TestDoctorAndSetupWithRealAccounts(t *testing.T) {
 		want(got, "system.group", sevOK, "1 member")
 		want(got, "system.sudo", sevOK, "as "+user.Name)
 		want(got, "system.directories", sevOK, "")
+		if version, err := sandbox.ABI(); err == nil {
+			want(got, "system.sandbox", sevOK, fmt.Sprintf("Landlock, version %d", version))
+		} else {
+			want(got, "system.sandbox", sevWarning, "no Landlock")
+		}
+		want(got, "system.sandbox", got["system.sandbox"].Severity, "cgroup")
 		want(doctor(as, "--check", "identity", "--user", user.Name), "identity", sevOK, "may have an instance")
 		want(doctor(as, "--check", "identity", "--user", "root"), "identity", sevError, "")
 	}

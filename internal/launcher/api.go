@@ -167,9 +167,18 @@ func (l *Launcher) Drain(ctx context.Context) int {
 	return left
 }
 
+// LimitedBy tells people what limits instances.
+func (l *Launcher) LimitedBy() string {
+	if l.cgroup == nil || !l.cgroup.enable {
+		return "each process by itself: no cgroup with controllers was delegated"
+	}
+	return "cgroup"
+}
+
 // Reconfigure sends the present settings to all instances, after a reload of the configuration.
 func (l *Launcher) Reconfigure(ctx context.Context) {
 	l.settings.Add(1) // instances that are being started get them as well
+	l.cgroup.limitTotal(l.log)
 	for _, s := range l.all() {
 		s.mu.Lock()
 		p := s.current

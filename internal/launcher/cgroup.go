@@ -84,9 +84,16 @@ func (c *cgroup) prepare(log *slog.Logger) error {
 			}
 		}
 	}
-	_, total := c.limits()
-	c.limit(instancesGroup, total, log)
+	c.limitTotal(log)
 	return nil
+}
+
+// limitTotal sets the limits of all instances together, at the start and when a reload may have changed them.
+func (c *cgroup) limitTotal(log *slog.Logger) {
+	if c != nil {
+		_, total := c.limits()
+		c.limit(instancesGroup, total, log)
+	}
 }
 
 // write writes a file of a group.
@@ -137,8 +144,7 @@ func (c *cgroup) enter(attr *syscall.SysProcAttr, uid ident.UID, log *slog.Logge
 		log.Warn("cgroup cannot be opened", "uid", uid, "error", err)
 		return func() {}
 	}
-	each, total := c.limits()
-	c.limit(instancesGroup, total, log) // a reload may have changed it
+	each, _ := c.limits()
 	c.limit(groupName(uid), each, log)
 	attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
 	return func() { dir.Close() } //nolint:errcheck // nothing was written

@@ -36,8 +36,7 @@ func fakeCgroup(t *testing.T) string {
 //attack:actor local user
 //attack:does Lets many accounts take what one alone may not.
 //attack:control All instances together have limits, too.
-//attack:remove internal/launcher/cgroup.go: _, total := c.limits()\n\tc.limit(instancesGroup, total, log) => _, total := c.limits()\n\t_ = total
-//attack:remove internal/launcher/cgroup.go: c.limit(instancesGroup, total, log) // a reload may have changed it => _ = total
+//attack:remove internal/launcher/cgroup.go: c.limit(instancesGroup, total, log) => _ = total
 func TestCgroupLimits(t *testing.T) {
 	t.Parallel()
 	log := slog.New(slog.DiscardHandler)
@@ -71,6 +70,19 @@ func TestCgroupLimits(t *testing.T) {
 				t.Errorf("with controllers %v: %s holds %q, %v, want %q", enable, file, got, err, want)
 			}
 		}
+		each.Tasks, total.Tasks = 100, 1000
+		leave = c.enter(&attr, 1000, log)
+		leave()
+		if got, _ := os.ReadFile(filepath.Join(dir, "instances/pids.max")); enable && string(got) != "max" {
+			t.Errorf("the start of an instance writes the limit of all: %q", got)
+		}
+		c.limitTotal(log) // a reload
+		for file, want := range map[string]string{"instances/pids.max": "1000", "instances/u1000/pids.max": "100"} {
+			if got, _ := os.ReadFile(filepath.Join(dir, file)); enable && string(got) != want {
+				t.Errorf("after a reload %s holds %q", file, got)
+			}
+		}
+		each.Tasks, total.Tasks = 256, 0
 		for _, group := range []string{"", "instances"} {
 			got, _ := os.ReadFile(filepath.Join(dir, group, "cgroup.subtree_control"))
 			if (len(got) > 0) != enable {

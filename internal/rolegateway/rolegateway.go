@@ -141,6 +141,7 @@ type process struct {
 	kernel   *sockdiag.Client
 
 	sandbox   string         // what was achieved, for people
+	confined  bool           // in the sandbox
 	listeners []net.Listener // public ones, then redirect and metrics: what a successor gets
 	registry  *prometheus.Registry
 }
@@ -150,7 +151,7 @@ func (p *process) run(ctx context.Context) error {
 		for _, l := range p.listeners {
 			l.Close()
 		}
-		return err
+		return p.explain(err)
 	}
 	defer p.kernel.Close()
 	defer p.gateway.Close()

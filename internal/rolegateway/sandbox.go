@@ -47,7 +47,7 @@ func (p *process) enterSandbox() error {
 		err = sandbox.Inside()
 	}
 	if err == nil {
-		p.sandbox = fmt.Sprintf("Landlock, version %d", version)
+		p.sandbox, p.confined = fmt.Sprintf("Landlock, version %d", version), true
 		return nil
 	}
 	if mode == "require" {
@@ -59,6 +59,15 @@ func (p *process) enterSandbox() error {
 	}
 	p.log.Warn("the gateway runs without a sandbox", "error", err)
 	return nil
+}
+
+// explain says what to do where the sandbox may be in the way. What a process has given up, neither it nor its successors get
+// back.
+func (p *process) explain(err error) error {
+	if p.confined && errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w (the sandbox has the directories that were configured when the gateway was started, for others restart it: systemctl restart ucloud-gateway)", err)
+	}
+	return err
 }
 
 // What Go, its resolver and the metrics look at. Those that do not exist do no harm. Files that are replaced by others

@@ -2,10 +2,12 @@ package rolegateway
 
 import (
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"ucloud-im/internal/sandbox"
@@ -151,6 +153,21 @@ func TestRouteFileMoves(t *testing.T) {
 		}
 		if _, err := os.Lstat(earlier); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("after %s: the earlier file: %v", text, err)
+		}
+	}
+}
+
+// TestExplain: who is denied a file by the sandbox learns that a restart helps, and an upgrade does not.
+func TestExplain(t *testing.T) {
+	denied := &fs.PathError{Op: "open", Path: "/srv/tls/key.pem", Err: syscall.EACCES}
+	for _, tc := range []struct {
+		confined bool
+		err      error
+		helped   bool
+	}{{true, denied, true}, {false, denied, false}, {true, fs.ErrNotExist, false}} {
+		p := &process{confined: tc.confined}
+		if err := p.explain(tc.err); !errors.Is(err, tc.err) || strings.Contains(err.Error(), "systemctl restart ucloud-gateway") != tc.helped {
+			t.Errorf("%+v: %v", tc, err)
 		}
 	}
 }

@@ -152,7 +152,7 @@ func (p *process) reload() {
 	p.note(p.notifier.Reloading())
 	defer func() { p.note(p.notifier.Ready()) }()
 	if err := p.tryReload(); err != nil {
-		p.log.Error("reload refused, the old configuration stays in use", "error", err)
+		p.log.Error("reload refused, the old configuration stays in use", "error", p.explain(err))
 		return
 	}
 	p.log.Info("configuration reloaded")

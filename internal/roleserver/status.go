@@ -140,7 +140,7 @@ func (s *server) instanceStatus(context.Context) ipcapi.StatusPart {
 	p := ipcapi.StatusPart{Name: "instances", Health: ipcapi.HealthOK, Summary: strconv.Itoa(c.Instances) + " running", Facts: []ipcapi.Fact{
 		fact("launches", c.Launches), fact("failures", c.LaunchFailures), fact("refused", c.Refused), fact("crashes", c.Crashes),
 		fact("crashLoops", c.CrashLoops), fact("hung", c.Hung), fact("kills", c.Kills), fact("adopted", c.Adopted),
-		fact("idleStops", c.IdleStops), fact("replaced", c.Replaced),
+		fact("idleStops", c.IdleStops), fact("replaced", c.Replaced), fact("limitedBy", s.launcher.LimitedBy()),
 	}}
 	if c.Unkillable > 0 {
 		p.Health, p.Summary = ipcapi.HealthError, fmt.Sprintf("%d instances could not be ended: end them as root", c.Unkillable)

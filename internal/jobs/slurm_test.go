@@ -169,6 +169,16 @@ func TestRealSlurm(t *testing.T) {
 		t.Errorf("%+v", j)
 	}
 
+	// What operators are told of them. The state of an array is that of its tasks.
+	for id, want := range map[string]struct{ state, note string }{
+		"fails": {"FAILED", "FAILED is FAILURE at UCloud"}, "array": {"FAILED", "1 of 2 tasks"}, "waits": {"PENDING", "lets it wait"},
+		"user": {"RUNNING", "RUNNING is RUNNING at UCloud"}, hand: {"RUNNING", "was submitted outside UCloud"},
+	} {
+		s.await("explanation of "+id, func() bool {
+			x, err := s.Explain(t.Context(), ipcapi.JobQuestion{ID: id})
+			return err == nil && len(x.Jobs) == 1 && x.Slurm != nil && x.Slurm.State == want.state && strings.Contains(strings.Join(x.Notes, "\n"), want.note)
+		})
+	}
 	// The user's own scancel, as the instance runs it.
 	if err := s.End(t.Context(), ada, s.ada.UID, "user"); err != nil {
 		t.Fatal(err)

@@ -72,17 +72,17 @@ import (
 //attack:actor compromised core
 //attack:does Keeps intents for later.
 //attack:control An intent ends with its time.
-//attack:remove internal/intent/intent.go: case !c.Exp.After(now.Add(-v.opts.Leeway)): => case false:
+//attack:remove internal/intent/intent.go: case !c.Exp.After(now.Add(-leeway)): => case false:
 //attack:run expired
 //attack:actor compromised core
 //attack:does Uses an intent that a device with a wrong clock made for the future.
 //attack:control An intent is no good before its time.
-//attack:remove internal/intent/intent.go: case c.Iat.After(now.Add(v.opts.Leeway)): => case false:
+//attack:remove internal/intent/intent.go: case c.Iat.After(now.Add(leeway)): => case false:
 //attack:run future
 //attack:actor compromised core
 //attack:does Has a script in the user's page make intents that are good for a day.
 //attack:control The life of intents is bounded.
-//attack:remove internal/intent/intent.go: case c.Exp.Sub(c.Iat) > v.opts.MaxAge: => case false:
+//attack:remove internal/intent/intent.go: case c.Exp.Sub(c.Iat) > maxAge: => case c.Exp.Sub(c.Iat) > 1000000*maxAge:
 //attack:run too long a life
 //attack:actor compromised core
 //attack:does Sends two intents, of which one program looks at the first and another at the last.

@@ -33,7 +33,7 @@ import (
 //attack:actor compromised core
 //attack:does Opens a shell in a folder of a user, by a call that today's browsers cannot sign.
 //attack:control Calls without a name in today's client need an intent as well.
-//attack:remove internal/jobrunner/routes.go: unsigned([]string{OpenTerminal}) => intent.Rule{Exempt: "none"}
+//attack:remove internal/jobrunner/routes.go: sessions(r.OpenFolders), OpenTerminalIntent) => sessions(r.OpenFolders), intent.Rule{Exempt: "none"})
 //attack:run terminal in a folder
 func TestForgedJobs(t *testing.T) {
 	c := newCluster(t, computeSettings{intents: intent.ModeRequire, slurm: "    web: { enabled: true, prefix: app-, suffix: .apps.localhost, portRange: 15000-16999 }\n"})

@@ -22,7 +22,8 @@ func (s *server) collectionRoutes() []Route {
 	return []Route{
 		route(http.MethodPost, drives, s.createDrives, signed("files.collections.create", "items[]")),
 		route(http.MethodDelete, drives, bulk(s.files.DeleteDrives), signed("files.collections.delete", "items[]")),
-		route(http.MethodPost, drives+"/rename", bulk(s.files.RenameDrives), signed("files.collections.rename")),
+		route(http.MethodPost, drives+"/rename", bulk(s.files.RenameDrives),
+			intent.Rule{Calls: []string{"files.collections.rename"}, Drives: []string{"items[].id"}}),
 		route(http.MethodPost, drives+"/updateAcl", bulk(s.updateACL), signed("files.collections.updateAcl", "items[].resource")),
 		route(http.MethodPost, drives+"/onUpdatedLabels", s.noteDrives,
 			intent.Rule{Calls: []string{"files.collections.onUpdatedLabels", "files.collections.updateLabels"}, Unsigned: true, Owners: []string{"items[]"}}),

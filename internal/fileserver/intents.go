@@ -20,21 +20,22 @@ type Intents interface {
 	Check(ctx context.Context, log *slog.Logger, r intent.Request) error
 }
 
-// checkIntent has the intent of a request checked. The intent is bound to the body, so the whole body is read for it,
-// within the bound of the route; the handler reads it again from memory. With the policy off nothing is read or parsed.
+// checkIntent has the intent of a request checked. An intent is bound to the body, so the whole body is read for it, within
+// the bound of the route; the handler reads it again from memory. With the policy off, or without an intent, nothing is read.
 func (g *guard) checkIntent(w http.ResponseWriter, c *Call) error {
 	rule := c.route.Intent
 	if g.intents == nil || rule.Exempt != "" || rule.Frame || g.intents.Mode(rule) == intent.ModeOff {
 		return nil
 	}
-	body, err := httpx.ReadBody(w, c.Request, c.route.MaxBody)
-	if err != nil {
-		return err
+	r := intent.Request{Rule: rule, Intent: intent.Header(c.Header), Target: c.route.Method + " " + c.route.Path}
+	if r.Intent != "" {
+		var err error
+		if r.Body, err = httpx.ReadBody(w, c.Request, c.route.MaxBody); err != nil {
+			return err
+		}
+		c.Body = io.NopCloser(bytes.NewReader(r.Body))
 	}
-	c.Body = io.NopCloser(bytes.NewReader(body))
-	return g.intents.Check(c.Context(), c.log, intent.Request{
-		Rule: rule, Intent: intent.Header(c.Header), Body: body, Target: c.route.Method + " " + c.route.Path,
-	})
+	return g.intents.Check(c.Context(), c.log, r)
 }
 
 // CheckFrame has the intent of the first frame of a socket checked (signedIntent in contract 00 section 7). Handlers of

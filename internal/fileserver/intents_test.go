@@ -131,6 +131,35 @@ func TestCheckedBeforeServed(t *testing.T) {
 	}
 }
 
+// TestUnsignedIsNotRead: what is refused for want of an intent costs no memory, and what passes is streamed.
+//
+//attack:actor compromised core
+//attack:does Fills the memory of instances with large requests that nobody has signed.
+//attack:control The body of a request without an intent is not read before it is refused.
+//attack:remove internal/fileserver/intents.go: if r.Intent != "" { => if r.Intent != "-" {
+func TestUnsignedIsNotRead(t *testing.T) {
+	t.Parallel()
+	for _, verdict := range []error{failure.New(failure.BadIntent, "Invalid signature"), nil} {
+		p := &policy{mode: intent.ModeRequire, err: verdict}
+		var got []byte
+		body := &countingReader{Reader: strings.NewReader("a body")}
+		before := -1
+		in := probe(t, p, probeRule, &got, func(*Call) { before = body.n })
+		rec := in.call("POST", probePath, "", func(r *http.Request, _ *hoptoken.Claims) {
+			r.Body, r.ContentLength = io.NopCloser(body), 6
+		})
+		if len(p.asked) != 1 || p.asked[0].Intent != "" || len(p.asked[0].Body) != 0 {
+			t.Fatalf("asked %+v", p.asked)
+		}
+		if verdict != nil && (rec.Code != 482 || body.n != 0 || before != -1) {
+			t.Errorf("refused: %d, %d bytes were read", rec.Code, body.n)
+		}
+		if verdict == nil && (rec.Code != 200 || before != 0 || string(got) != "a body") {
+			t.Errorf("passed: %d, %d bytes were read before the handler, which got %q", rec.Code, before, got)
+		}
+	}
+}
+
 // keys is a server for the benchmark.
 type keys struct{ set ipcapi.IntentKeySet }
 

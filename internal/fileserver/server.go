@@ -61,7 +61,10 @@ func New(o Options) http.Handler {
 			Intent: intent.Rule{Calls: []string{call}, Owners: owners},
 		}
 	}
+	remove := core(http.MethodDelete, "files", bulkBody, bulk(o.Files.Delete), "files.delete", "items[]?")
+	remove.Intent.Drives = []string{"items[].specification.collection"} // Core may leave the owner out
 	routes := append([]Route{
+		remove,
 		core(http.MethodPost, "files/browse", oneBody, s.browse, "files.browse", one),
 		core(http.MethodPost, "files/retrieve", oneBody, s.retrieve, "files.retrieve", one),
 		core(http.MethodPost, "files/folder", bulkBody, bulk(o.Files.CreateFolders), "files.createFolder", each),
@@ -69,10 +72,9 @@ func New(o Options) http.Handler {
 		core(http.MethodPost, "files/copy", bulkBody, bulk(o.Files.Copy), "files.copy", oldDrive, newDrive),
 		core(http.MethodPost, "files/trash", bulkBody, bulk(o.Files.Trash), "files.trash", each),
 		core(http.MethodPost, "files/emptyTrash", bulkBody, bulk(o.Files.EmptyTrash), "files.emptyTrash", each),
-		core(http.MethodDelete, "files", bulkBody, bulk(o.Files.Delete), "files.delete", "items[]?"),
 		{
 			Method: http.MethodGet, Path: "files", Class: hoptoken.ClassCore, MaxBody: 1, Serve: s.search,
-			Intent: intent.Rule{Calls: []string{"files.streamingSearch", "files.search"}, Frame: true, Owners: []string{""}},
+			Intent: intent.Rule{Calls: []string{"files.streamingSearch", "files.search"}, Frame: true, Owners: []string{""}, Drives: []string{"currentFolder"}},
 		},
 	}, s.collectionRoutes()...)
 	routes = append(routes, notOffered()...)

@@ -139,12 +139,18 @@ func TestRefusedForms(t *testing.T) {
 		{"header", device().Sign(map[string]any{"typ": "JWT", "alg": "RS256", "kid": "k2"}, body)},
 		{"header", device().Sign(map[string]any{"typ": "JWT", "alg": "RS256", "crit": []string{"exp"}}, body)},
 		{"header", device().Sign(map[string]any{"typ": "JWT", "alg": "RS256", "x5u": "https://x.example.org"}, body)},
+		{"header", device().Sign(map[string]any{"typ": "JWT", "alg": "RS256", "jku": "https://x.example.org"}, body)},
+		{"header", device().Sign(map[string]any{"typ": "JWT", "alg": "RS256", "x5c": []string{"x"}}, body)},
+		{"header", device().Sign(map[string]any{"typ": "JWT", "alg": "RS256", "b64": false, "crit": []string{"b64"}}, body)},
+		{"other case", device().Sign(`{"typ":"JWT","ALG":"RS256"}`, body)},
+		{"other case", device().Sign(map[string]any{"typ": "jwt", "alg": "RS256"}, body)},
 		{"no type", device().Sign(map[string]any{"alg": "RS256"}, body)},
 		{"other type", device().Sign(map[string]any{"typ": "dpop+jwt", "alg": "RS256"}, body)},
 		{"Ed25519 in form 1", tablet().Form1(w.honest())},
 		{"algorithm of the header", tablet().Sign(head2("RS256"), body2(func(map[string]any) {}))},
 		{"algorithm of the header", device().Sign(head2("EdDSA"), body2(func(map[string]any) {}))},
 		{"twice", device().Sign(head, `{"iat":1767225600,"exp":1767225630,"call":"files.browse","call":"files.delete","username":"Alice#1234","project":null}`)},
+		{"twice", device().Sign(head, `{"iat":1767225600,"exp":1767225630,"call":"files.delete","username":"Eve#1","usern\u0061me":"Alice#1234","project":null}`)},
 		{"twice", device().Sign(`{"typ":"JWT","alg":"none","alg":"RS256"}`, body)},
 		{"other text", good + "="},
 		{"other text", strings.Replace(good, ".", "\n.", 1)},
@@ -161,6 +167,14 @@ func TestRefusedForms(t *testing.T) {
 		{"no end", device().Sign(head, `{"iat":1767225600,"call":"files.delete","username":"Alice#1234","project":null}`)},
 		{"other case", device().Sign(head, `{"iat":1767225600,"exp":1767225630,"Call":"files.delete","username":"Alice#1234","project":null}`)},
 		{"time as text", device().Sign(head, with("exp", "1767225630"))},
+		{"time", device().Sign(head, with("exp", nil))},
+		{"time", device().Sign(head, with("iat", true))},
+		{"time", device().Sign(head, with("iat", []int{1767225600}))},
+		{"time", device().Sign(head, `{"iat":-0,"exp":1767225630,"call":"files.delete","username":"Alice#1234","project":null}`)},
+		{"time", device().Sign(head, `{"iat":01767225600,"exp":1767225630,"call":"files.delete","username":"Alice#1234","project":null}`)},
+		{"no text", device().Sign(head, with("username", nil))},
+		{"no text", device().Sign(head, with("call", []string{"files.delete"}))},
+		{"no text", device().Sign(head, with("project", 7))},
 		{"fraction", device().Sign(head, with("exp", 1767225630.5))},
 		{"exponent", device().Sign(head, `{"iat":1767225600,"exp":176722563e1,"call":"files.delete","username":"Alice#1234","project":null}`)},
 		{"end before start", device().Sign(head, with("exp", 1767225600))},
@@ -373,15 +387,15 @@ func TestDrivesAreWhereTheProviderPutThem(t *testing.T) {
 //attack:actor compromised core
 //attack:does Keeps an intent and uses it later.
 //attack:control An intent is good for half a minute, and for the time by which clocks may be off.
-//attack:remove internal/intent/intent.go: case !c.Exp.After(now.Add(-v.opts.Leeway)): => case false:
+//attack:remove internal/intent/intent.go: case !c.Exp.After(now.Add(-leeway)): => case false:
 //attack:actor compromised core
 //attack:does Has a device with a wrong clock sign for the future, and waits.
 //attack:control An intent from the future is refused.
-//attack:remove internal/intent/intent.go: case c.Iat.After(now.Add(v.opts.Leeway)): => case false:
+//attack:remove internal/intent/intent.go: case c.Iat.After(now.Add(leeway)): => case false:
 //attack:actor compromised core
 //attack:does Has a client, which it delivers, sign intents that are valid for years.
 //attack:control The life of an intent is bounded.
-//attack:remove internal/intent/intent.go: case c.Exp.Sub(c.Iat) > v.opts.MaxAge: => case false:
+//attack:remove internal/intent/intent.go: case c.Exp.Sub(c.Iat) > maxAge: => case c.Exp.Sub(c.Iat) > 1000000*maxAge:
 func TestTimes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, device().Public())

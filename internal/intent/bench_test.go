@@ -102,7 +102,7 @@ func TestMemoryTakesWhatItSays(t *testing.T) {
 			now := time.Unix(1767225600, 0)
 			for n := range maxEntries {
 				d := [32]byte{byte(n), byte(n >> 8)}
-				if m.use(d, usage{request: d, keyID: "k"}, now, now.Add(time.Minute)) != OK {
+				if m.use(d, usage{request: d, keyID: "k", exp: now}, now, time.Minute) != OK {
 					b.Fatal("no room")
 				}
 			}

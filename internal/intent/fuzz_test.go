@@ -86,7 +86,7 @@ func FuzzReduction(f *testing.F) {
 		if err != nil {
 			return
 		}
-		checkOwners([]string{"items[].resolvedCollection", "job?", ""}, tree, nil)
+		checkOwners([]string{"items[].resolvedCollection", "job?", ""}, tree, "")
 		undone, err := undo(call, tree)
 		if err != nil {
 			return

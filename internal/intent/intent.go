@@ -140,10 +140,11 @@ type Options struct {
 	Keys func(ctx context.Context, fresh bool) ([]Key, error)
 	// Drive gives what the provider itself knows of a drive; found is false if that is nothing. An error means that it
 	// cannot be known now. nil: Core is believed.
-	Drive  func(ctx context.Context, id string) (d Drive, found bool, err error)
-	Now    func() time.Time // nil means time.Now
-	MaxAge time.Duration    // 0 means [DefaultMaxAge]
-	Leeway time.Duration    // 0 means [DefaultLeeway]
+	Drive func(ctx context.Context, id string) (d Drive, found bool, err error)
+	Now   func() time.Time // nil means time.Now
+	// Limits gives the longest life of an intent and by how much clocks may be off, which may change. nil or 0:
+	// [DefaultMaxAge] and [DefaultLeeway].
+	Limits func() (maxAge, leeway time.Duration)
 }
 
 // Verifier checks the intents of one user. It is safe for concurrent use, and starts no goroutine.
@@ -161,13 +162,20 @@ func New(o Options) *Verifier {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.MaxAge <= 0 {
-		o.MaxAge = DefaultMaxAge
-	}
-	if o.Leeway <= 0 {
-		o.Leeway = DefaultLeeway
-	}
 	return &Verifier{opts: o}
+}
+
+func (v *Verifier) limits() (maxAge, leeway time.Duration) {
+	if v.opts.Limits != nil {
+		maxAge, leeway = v.opts.Limits()
+	}
+	if maxAge <= 0 {
+		maxAge = DefaultMaxAge
+	}
+	if leeway <= 0 {
+		leeway = DefaultLeeway
+	}
+	return maxAge, leeway
 }
 
 // errNoTarget: without a target, an intent would be good for any call.
@@ -222,12 +230,16 @@ func (v *Verifier) Check(ctx context.Context, r Request) (Verdict, error) {
 		return refuse(why, detail)
 	}
 	// Last, so that a request which is refused uses nothing up.
-	until := t.claims.Exp.Add(v.opts.Leeway)
-	u := usage{request: requestDigest(r), reads: readOnly(t.claims.Call) && t.form == Form1, keyID: keyID, signature: signatureDigest(t)}
-	switch why := v.seen.use(digest, u, now, until); why {
+	_, leeway := v.limits()
+	u := usage{
+		request: requestDigest(r), reads: readOnly(t.claims.Call) && t.form == Form1, keyID: keyID, signature: signatureDigest(t), exp: t.claims.Exp,
+	}
+	switch why := v.seen.use(digest, u, now, leeway); why {
 	case OK:
 	case Replayed:
 		return refuse(why, "it was used for another request, or too often")
+	case Expired:
+		return refuse(why, "what was used at its time is forgotten")
 	default:
 		return refuse(why, "too many are remembered")
 	}
@@ -238,15 +250,16 @@ func (v *Verifier) Check(ctx context.Context, r Request) (Verdict, error) {
 // judge compares verified claims with the request.
 func (v *Verifier) judge(ctx context.Context, t *token, r Request, now time.Time) (why Reason, detail string, err error) {
 	c := t.claims
+	maxAge, leeway := v.limits()
 	refuse := func(why Reason, format string, args ...any) (Reason, string, error) {
 		return why, fmt.Sprintf(format, args...), nil
 	}
 	switch {
-	case c.Exp.Sub(c.Iat) > v.opts.MaxAge:
+	case c.Exp.Sub(c.Iat) > maxAge:
 		return refuse(Life, "it is valid for %s", c.Exp.Sub(c.Iat))
-	case c.Iat.After(now.Add(v.opts.Leeway)):
+	case c.Iat.After(now.Add(leeway)):
 		return refuse(Future, "it will be made in %s", c.Iat.Sub(now).Round(time.Second))
-	case !c.Exp.After(now.Add(-v.opts.Leeway)):
+	case !c.Exp.After(now.Add(-leeway)):
 		return refuse(Expired, "it expired %s ago", now.Sub(c.Exp).Round(time.Second))
 	case t.form == Form2 && c.Aud != v.opts.Provider:
 		return refuse(Provider, "signed for %.60q", c.Aud)
@@ -254,7 +267,7 @@ func (v *Verifier) judge(ctx context.Context, t *token, r Request, now time.Time
 		return refuse(WrongCall, "signed %.60q, accepted %.200s", c.Call, r.Rule)
 	case c.Username != string(v.opts.User):
 		return refuse(WrongUser, "signed by %.60q", c.Username)
-	case t.form == Form1 && len(r.Rule.Owners) == 0:
+	case t.form == Form1 && len(r.Rule.Owners) == 0 && len(r.Rule.Drives) == 0:
 		return OK, "", nil
 	}
 	tree, err := readTree(r.Body, wanted(r.Rule.Owners))
@@ -273,11 +286,10 @@ func (v *Verifier) judge(ctx context.Context, t *token, r Request, now time.Time
 			return refuse(Payload, "signed %s, it is %s", c.Bdy, digest)
 		}
 	}
-	if why, detail = checkOwners(r.Rule.Owners, tree, c.Project); why != OK {
+	if why, detail = checkOwners(r.Rule.Owners, tree, c.workspace()); why != OK || v.opts.Drive == nil {
 		return why, detail, nil
 	}
-	why, detail, err = v.checkDrives(ctx, c.Call, r.Rule.Owners, tree)
-	return why, detail, failure.Wrap(err, failure.Unavailable, "Drives cannot be checked at the moment. Try again")
+	return v.checkDrives(ctx, r.Rule, c, tree)
 }
 
 // accepts tells whether the name of a call satisfies the rule. A name that ends in ".*" stands for all below it.

@@ -26,11 +26,14 @@ type memory struct {
 	mu      sync.Mutex
 	entries map[[32]byte]*entry // by token.digest
 	next    time.Time           // when to look for expired entries again
+	// forgotten is the latest end of those that are not remembered any more. What ends no later counts as expired even
+	// if it is not any more by the clock or by a new leeway: it may be one of them.
+	forgotten time.Time
 }
 
 // entry is an intent with the requests for which it was used.
 type entry struct {
-	until     time.Time
+	exp       time.Time
 	first     time.Time
 	keyID     string
 	signature [16]byte
@@ -49,22 +52,26 @@ type usage struct {
 	reads     bool // the intent may be shared by several requests
 	keyID     string
 	signature [16]byte
+	exp       time.Time // the claim
 }
 
 // use decides whether the intent may be used for the request, and remembers that it was.
-func (m *memory) use(digest [32]byte, u usage, now, until time.Time) Reason {
+func (m *memory) use(digest [32]byte, u usage, now time.Time, leeway time.Duration) Reason {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.expireLocked(now)
+	m.expireLocked(now, leeway)
 	e := m.entries[digest]
-	if e == nil || now.After(e.until) {
-		if e == nil && len(m.entries) >= maxEntries {
+	if e == nil {
+		if !u.exp.After(m.forgotten) {
+			return Expired
+		}
+		if len(m.entries) >= maxEntries {
 			return Busy
 		}
 		if m.entries == nil {
 			m.entries = map[[32]byte]*entry{}
 		}
-		m.entries[digest] = &entry{until: until, first: now, keyID: u.keyID, signature: u.signature, requests: []use{{u.request, 1}}}
+		m.entries[digest] = &entry{exp: u.exp, first: now, keyID: u.keyID, signature: u.signature, requests: []use{{u.request, 1}}}
 		return OK
 	}
 	for i := range e.requests {
@@ -95,14 +102,17 @@ func (m *memory) verifiedBy(digest [32]byte) (keyID string, signature [16]byte) 
 
 // expireLocked forgets what has expired, looking at most once a second. Nothing ticks: the memory of an instance that
 // gets no requests stays as it is.
-func (m *memory) expireLocked(now time.Time) {
+func (m *memory) expireLocked(now time.Time, leeway time.Duration) {
 	if now.Before(m.next) && m.next.Sub(now) <= time.Second {
 		return
 	}
 	m.next = now.Add(time.Second)
 	for digest, e := range m.entries {
-		if now.After(e.until) {
+		if now.After(e.exp.Add(leeway)) {
 			delete(m.entries, digest)
+			if e.exp.After(m.forgotten) {
+				m.forgotten = e.exp
+			}
 		}
 	}
 	if len(m.entries) == 0 {

@@ -7,11 +7,7 @@ import (
 
 // checkOwners compares the workspace of an intent with those of the resources that the request is about. A place that
 // ends in "?" may hold no resource; any other that holds none is refused, since Core always fills it.
-func checkOwners(places []string, tree any, project *string) (Reason, string) {
-	signed := ""
-	if project != nil {
-		signed = *project
-	}
+func checkOwners(places []string, tree any, signed string) (Reason, string) {
 	same, other := 0, 0
 	for _, place := range places {
 		path, optional := strings.CutSuffix(place, "?")
@@ -34,6 +30,11 @@ func checkOwners(places []string, tree any, project *string) (Reason, string) {
 			}
 		}
 	}
+	return compared(same, other, signed)
+}
+
+// compared is the verdict about resources of which so many are in the signed workspace, and so many in others.
+func compared(same, other int, signed string) (Reason, string) {
 	switch {
 	case other == 0:
 		return OK, ""

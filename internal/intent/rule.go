@@ -38,6 +38,9 @@ type Rule struct {
 	// "resolvedCollection" or "items[].resolvedCollection". The project of an intent must be the project of each. A place
 	// that may hold no resource ends in "?".
 	Owners []string
+	// Drives are the places in the body where a drive is named by its id or by a path in it, and no document says whose it
+	// is: "items[].id". The project of an intent must be that of each that the provider knows.
+	Drives []string
 }
 
 // Check tells what is wrong with the rule.

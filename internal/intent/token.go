@@ -45,6 +45,14 @@ type claims struct {
 	Aud, Jti, Bdy string
 }
 
+// workspace is the project, "" for the user's own workspace.
+func (c claims) workspace() string {
+	if c.Project == nil {
+		return ""
+	}
+	return *c.Project
+}
+
 // token is an intent whose form is right. Nothing of it is proven.
 type token struct {
 	form      string

@@ -47,6 +47,7 @@ type world struct {
 	reads int          // of fresh keys
 	drive func(id string) (intent.Drive, bool, error)
 	fail  error
+	deaf  error // of fresh looks
 }
 
 func newWorld(t *testing.T, keys ...intent.Key) *world {
@@ -57,7 +58,7 @@ func newWorld(t *testing.T, keys ...intent.Key) *world {
 		Keys: func(_ context.Context, fresh bool) ([]intent.Key, error) {
 			if fresh {
 				w.reads++
-				return w.fresh, w.fail
+				return w.fresh, errors.Join(w.fail, w.deaf)
 			}
 			return w.keys, w.fail
 		},

@@ -29,19 +29,26 @@ func (v *Verifier) verify(ctx context.Context, t *token, digest [32]byte, now ti
 	if id := find(keys, t, now); id != "" {
 		return id, OK, nil
 	}
-	if v.fresh.take(now) {
+	switch looked := v.fresh.take(now); {
+	case looked:
 		if keys, err = v.keys(ctx, true); err != nil {
 			return "", "", err
 		}
+		v.fresh.succeeded(now)
 		if id := find(keys, t, now); id != "" {
 			return id, OK, nil
 		}
+	case !v.fresh.known(now):
+		// It may be by a key that we have not heard of, which must not be thrown away for our trouble.
+		return "", "", errKeys
 	}
 	if len(usable(keys, now)) == 0 {
 		return "", NoKey, nil
 	}
 	return "", Signature, nil
 }
+
+var errKeys = failure.New(failure.Unavailable, "Signatures cannot be checked at the moment. Try again")
 
 func (v *Verifier) keys(ctx context.Context, fresh bool) ([]Key, error) {
 	keys, err := v.opts.Keys(ctx, fresh)
@@ -89,6 +96,26 @@ func usable(keys []Key, now time.Time) []Key {
 type limiter struct {
 	mu   sync.Mutex
 	used []time.Time // of at most freshBurst permits
+	last time.Time   // the last permit whose use succeeded
+}
+
+// succeeded tells that keys were read with a permit of that time.
+func (l *limiter) succeeded(at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = at
+}
+
+// known tells whether keys were read within the time in which permits count. What has changed since is told.
+func (l *limiter) known(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return recent(l.last, now)
+}
+
+func recent(at, now time.Time) bool {
+	age := now.Sub(at)
+	return age >= 0 && age < freshBurst*freshInterval
 }
 
 func (l *limiter) take(now time.Time) bool {
@@ -97,7 +124,7 @@ func (l *limiter) take(now time.Time) bool {
 	kept := l.used[:0]
 	for _, at := range l.used {
 		// A clock that was set back must not lock the user out.
-		if age := now.Sub(at); age >= 0 && age < freshBurst*freshInterval {
+		if recent(at, now) {
 			kept = append(kept, at)
 		}
 	}

@@ -71,13 +71,14 @@ type Client struct {
 	drives drivebook
 	tally  tally
 	rules  atomic.Pointer[rules]
+	// verifier remembers what was used, and so outlives the rules (TestSettingsKeepWhatWasUsed).
+	verifier *intent.Verifier
 }
 
 // rules are the settings in use.
 type rules struct {
-	policy   intent.Policy
-	settings ipcapi.IntentSettings
-	verifier *intent.Verifier
+	policy         intent.Policy
+	maxAge, leeway time.Duration
 }
 
 // New makes a Client.
@@ -96,26 +97,23 @@ func New(o Options) *Client {
 	c.drives.find, c.drives.now = o.Drive, o.Now
 	c.tally.server, c.tally.log, c.tally.hold, c.tally.now = o.Server, o.Log.With("part", "intents"), o.Hold, o.Now
 	c.SetSettings(o.Settings)
+	c.verifier = c.newVerifier()
 	return c
 }
 
-// SetSettings changes the policy.
-func (c *Client) SetSettings(s ipcapi.IntentSettings) {
-	next := &rules{policy: intent.NewPolicy(s.Mode, s.Calls, s.Exempt), settings: s}
-	// The verifier remembers what was used; a new one only where its limits have changed.
-	if old := c.rules.Load(); old != nil && old.settings.MaxAgeMs == s.MaxAgeMs && old.settings.SkewMs == s.SkewMs {
-		next.verifier = old.verifier
-	} else {
-		var drive func(context.Context, string) (intent.Drive, bool, error)
-		if c.o.Drive != nil {
-			drive = c.drives.get
-		}
-		next.verifier = intent.New(intent.Options{
-			Provider: c.o.Provider, User: c.o.User, Keys: c.keys.get, Drive: drive, Now: c.o.Now,
-			MaxAge: time.Duration(s.MaxAgeMs) * time.Millisecond, Leeway: time.Duration(s.SkewMs) * time.Millisecond,
-		})
+func (c *Client) newVerifier() *intent.Verifier {
+	o := intent.Options{Provider: c.o.Provider, User: c.o.User, Keys: c.keys.get, Now: c.o.Now}
+	if c.o.Drive != nil {
+		o.Drive = c.drives.get
 	}
-	c.rules.Store(next)
+	o.Limits = func() (maxAge, leeway time.Duration) { r := c.rules.Load(); return r.maxAge, r.leeway }
+	return intent.New(o)
+}
+
+// SetSettings changes the policy and the limits.
+func (c *Client) SetSettings(s ipcapi.IntentSettings) {
+	ms := func(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+	c.rules.Store(&rules{policy: intent.NewPolicy(s.Mode, s.Calls, s.Exempt), maxAge: ms(s.MaxAgeMs), leeway: ms(s.SkewMs)})
 }
 
 // KeysChanged drops the keys that were read.
@@ -143,7 +141,7 @@ func (c *Client) Check(ctx context.Context, log *slog.Logger, r intent.Request) 
 		c.tally.add(seen)
 		return nil
 	}
-	verdict, err := now.verifier.Check(ctx, r)
+	verdict, err := c.verifier.Check(ctx, r)
 	if err != nil {
 		seen.Verdict = ipcapi.IntentUnavailable
 		c.tally.add(seen)

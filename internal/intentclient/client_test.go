@@ -234,7 +234,7 @@ func TestStaleKeys(t *testing.T) {
 //attack:actor compromised core
 //attack:does Uses an intent again for something else after the configuration was reloaded.
 //attack:control What was used is remembered over changes of the settings.
-//attack:remove internal/intentclient/client.go: next.verifier = old.verifier => next.verifier = intent.New(intent.Options{Provider: c.o.Provider, User: c.o.User, Keys: c.keys.get, Now: c.o.Now})
+//attack:remove internal/intentclient/client.go: ms := func(n int64) => c.verifier = c.newVerifier()\n\tms := func(n int64)
 func TestSettingsKeepWhatWasUsed(t *testing.T) {
 	t.Parallel()
 	known := intentkit.NewRSA(t, "k1", 2048)
@@ -247,12 +247,16 @@ func TestSettingsKeepWhatWasUsed(t *testing.T) {
 	if err := use("{}"); err != nil {
 		t.Fatal(err)
 	}
-	c.SetSettings(ipcapi.IntentSettings{Mode: intent.ModeRequire, Exempt: []string{"files.copy"}})
+	c.SetSettings(ipcapi.IntentSettings{Mode: intent.ModeRequire, MaxAgeMs: 50_000, SkewMs: 70_000})
 	if err := use(`{"items":[]}`); !failure.Is(err, failure.Conflict) {
 		t.Errorf("used for something else: %v", err)
 	}
 	if err := use("{}"); err != nil {
 		t.Errorf("repeated by Core: %v", err)
+	}
+	c.SetSettings(ipcapi.IntentSettings{Mode: intent.ModeRequire, MaxAgeMs: 20_000})
+	if err := c.check(sign(known, "files.browse")); !failure.Is(err, failure.Forbidden) {
+		t.Errorf("an intent that lives for longer than is allowed now: %v", err)
 	}
 }
 

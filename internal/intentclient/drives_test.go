@@ -52,6 +52,8 @@ func TestDriveBook(t *testing.T) {
 	want(true, 1)
 	answer = failure.New(failure.TooMany, "slowly")
 	want(true, 1)
+	answer = failure.New(failure.NotFound, "you do not belong to its workspace") // the user has left it
+	want(true, 1)
 	answer = nil
 	want(true, 1)
 	want(true, 0)

@@ -18,8 +18,8 @@ const (
 	bulkBody = 16 << 20
 )
 
-// OpenTerminal is what users call opening a terminal in a folder, which is a call about jobs that needs none.
-const OpenTerminal = "jobs.openTerminalInFolder"
+// OpenTerminalIntent is what users sign to open a terminal in a folder, which is a call about jobs that needs none.
+var OpenTerminalIntent = intent.Rule{Calls: []string{"jobs.openTerminalInFolder"}, Unsigned: true, Drives: []string{"items[].folder"}}
 
 // Routes are the calls of Core about jobs (contract 20 section 2), but the two WebSockets.
 func (r *Runner) Routes() []fileserver.Route {
@@ -40,7 +40,7 @@ func (r *Runner) Routes() []fileserver.Route {
 		route("jobs/suspend", bulkBody, bulk(r.Suspend), signed("jobs.suspend", each)),
 		route("jobs/unsuspend", bulkBody, bulk(r.Resume), signed("jobs.unsuspend", each)),
 		route("jobs/interactiveSession", bulkBody, sessions(r.Open), signed("jobs.openInteractiveSession", each)),
-		route("jobs/openTerminalInFolder", oneBody, sessions(r.OpenFolders), unsigned([]string{OpenTerminal})),
+		route("jobs/openTerminalInFolder", oneBody, sessions(r.OpenFolders), OpenTerminalIntent),
 		route("jobs/requestDynamicParameters", oneBody, r.serveParameters, unsigned([]string{"jobs.requestDynamicParameters"}, "")),
 		// Access lists and labels are Core's; nothing here depends on them.
 		route("jobs/updateAcl", bulkBody, bulk(func(context.Context, []providerapi.Empty) error { return nil }),

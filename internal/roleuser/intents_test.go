@@ -52,6 +52,7 @@ type world struct {
 	mu     sync.Mutex // guards the fields below
 	keys   []*intentkit.Signer
 	broken bool // the server cannot read keys
+	drives map[ident.DriveID]ident.ProjectID
 	away   time.Duration
 	seen   []ipcapi.IntentCount
 }
@@ -121,6 +122,15 @@ func newWorld(t *testing.T, policy ipcapi.IntentSettings, jobs bool) *world {
 			set.Keys = append(set.Keys, ipcapi.IntentKey{ID: k.ID, PublicKey: k.Key.DER()})
 		}
 		return set, nil
+	})
+	ipc.Handle(server, ipcapi.DriveFind, func(_ context.Context, _ *ipc.Request, q ipcapi.DriveRef) (d ipcapi.FoundDrive, err error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		p, ok := w.drives[q.ID]
+		if !ok {
+			return d, failure.New(failure.NotFound, "This drive does not exist")
+		}
+		return ipcapi.FoundDrive{ID: q.ID, Owner: ident.Owner{Project: p}, ProviderGeneratedID: "x\n/nowhere", Product: "s", Category: "s"}, nil
 	})
 	ipc.Handle(server, ipcapi.IntentSeen, func(_ context.Context, _ *ipc.Request, c ipcapi.IntentCounts) (ipcapi.Empty, error) {
 		w.set(func() { w.seen = append(w.seen, c.Counts...) })
@@ -359,8 +369,37 @@ func TestRequireRefuses(t *testing.T) {
 	}
 }
 
+// TestNamedDrivesAreBound: calls that name a drive by its id alone are bound to its workspace, also where Core says nothing.
+//
+//attack:actor compromised core
+//attack:does Removes files or renames a drive in a project with what the user has signed for another workspace.
+//attack:control The routes that have no document of a drive say where they name it.
+//attack:remove internal/fileserver/server.go: remove.Intent.Drives = []string{"items[].specification.collection"} => remove.Intent.Drives = nil
+//attack:remove internal/fileserver/collections.go: intent.Rule{Calls: []string{"files.collections.rename"}, Drives: []string{"items[].id"}} => intent.Rule{Calls: []string{"files.collections.rename"}}
+//attack:remove internal/jobrunner/routes.go: Unsigned: true, Drives: []string{"items[].folder"}} => Unsigned: true}
+func TestNamedDrivesAreBound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ipcapi.IntentSettings{Mode: intent.ModeRequire}, false)
+	w.set(func() { w.drives = map[ident.DriveID]ident.ProjectID{"5123": "p1"} })
+	for _, tc := range []struct{ method, path, call, body string }{
+		{"DELETE", "files", "files.delete", `{"items":[{"id":"/5123/a","specification":{"collection":"5123"}}]}`},
+		{"POST", "files/collections/rename", "files.collections.rename", `{"items":[{"id":"5123","newTitle":"x"}]}`},
+		{"POST", "jobs/openTerminalInFolder", "jobs.openTerminalInFolder", `{"items":[{"folder":"/5123/a"}]}`},
+	} {
+		path := "/ucloud/" + provider + "/" + tc.path
+		for _, workspace := range []string{"", "p2"} {
+			if rec := w.call(tc.method, path, tc.body, w.sign(tc.call, workspace)); rec.Code != 482 {
+				t.Errorf("%s, signed for %q: %d %s", tc.call, workspace, rec.Code, rec.Body)
+			}
+		}
+		if rec := w.call(tc.method, path, tc.body, w.sign(tc.call, "p1")); rec.Code == 482 || strings.Contains(rec.Body.String(), "igned") {
+			t.Errorf("%s, signed for its workspace: %d %s", tc.call, rec.Code, rec.Body)
+		}
+	}
+}
+
 // frame sends a first frame, and then one that is never valid, and tells how the socket is closed.
-func (w *world) frame(path, call, payload, signed string) string {
+func (w *world) frame(path, call, payload, signed string, header ...string) string {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
@@ -368,7 +407,7 @@ func (w *world) frame(path, call, payload, signed string) string {
 		UID: adaUID, User: ada, Method: "GET", Path: path, RequestID: "0123456789abcdef", Arrival: time.Now(), Class: hoptoken.ClassCore,
 	})
 	ws, _, err := websocket.Dial(ctx, w.srv.URL+path+"?usernameHint="+url.QueryEscape(ada.HeaderValue()), &websocket.DialOptions{
-		HTTPHeader: http.Header{hoptoken.Header: {token}},
+		HTTPHeader: http.Header{hoptoken.Header: {token}, http.CanonicalHeaderKey(intent.HeaderSignedIntent): header},
 	})
 	must(w.t, err)
 	defer ws.CloseNow() //nolint:errcheck // a test
@@ -425,6 +464,13 @@ func TestFirstFrames(t *testing.T) {
 	files(w.sign("files.search", "p2"), refused)
 	files(w.sign("files.search", "p1"), "")
 	files(w.sign("files.streamingSearch", "p1"), "")
+	// Only the frame counts, and not what came with the request for the socket.
+	if got := w.frame("/ucloud/"+provider+"/files", "files.provider."+provider+".streamingSearch", search, "", w.sign("files.search", "p1")); !strings.Contains(got, refused) {
+		t.Errorf("an intent in the header only: closed with %q", got)
+	}
+	if got := w.frame("/ucloud/"+provider+"/files", "files.provider."+provider+".streamingSearch", search, w.sign("files.search", "p1"), "x.y.z"); strings.Contains(got, refused) {
+		t.Errorf("something else in the header: closed with %q", got)
+	}
 	jobs("", "") // none is required
 	jobs("x", refused)
 	jobs(w.sign("files.browse", "p1"), refused)

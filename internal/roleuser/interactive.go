@@ -14,7 +14,6 @@ import (
 	"ucloud-im/internal/fileserver"
 	"ucloud-im/internal/hoptoken"
 	"ucloud-im/internal/ident"
-	"ucloud-im/internal/intent"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/joblogs"
@@ -89,7 +88,7 @@ func (p *parts) startInteractive(a host, sessions browserlink.Store) []fileserve
 	if !start.Jobs.Enabled {
 		return append(routes, fileserver.Route{ // otherwise it is one of the calls about jobs
 			Method: http.MethodPost, Path: "jobs/openTerminalInFolder", Class: hoptoken.ClassCore, MaxBody: 2 << 20, Serve: p.interactive.serveFolders,
-			Intent: intent.Rule{Calls: []string{jobrunner.OpenTerminal}, Unsigned: true},
+			Intent: jobrunner.OpenTerminalIntent,
 		})
 	}
 	p.interactive.logs = joblogs.New(joblogs.Options{Provider: start.Provider, Jobs: jobs, Log: a.Log(), Replay: start.Jobs.LogReplay})

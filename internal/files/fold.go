@@ -122,12 +122,13 @@ func foldName(dst, name []byte, limit int) []byte {
 
 // commonPrefix is the longest prefix of the folded forms of all names.
 func commonPrefix(names func(yield func([]byte) bool)) []byte {
+	var buf [2 * drives.MaxName]byte
 	var prefix []byte
 	first := true
 	for name := range names {
-		folded := foldName(nil, name, 2*drives.MaxName)
+		folded := foldName(buf[:0], name, len(buf))
 		if first {
-			prefix, first = folded, false
+			prefix, first = bytes.Clone(folded), false
 			continue
 		}
 		n := 0

@@ -218,13 +218,15 @@ func (ex *exchange) proxy(r *http.Request, send roundTrip) {
 		Transport:      send,
 		ModifyResponse: ex.modifyResponse,
 		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { ex.fail(err) },
-		ErrorLog:       log.New(io.Discard, "", 0), // what it would write is in the access log
+		ErrorLog:       silent, // what it would write is in the access log
 		BufferPool:     (*answerBuffers)(ex),
 	}
 	ex.aborted = true // unless ServeHTTP returns: it cuts an answer off by a panic
 	p.ServeHTTP(&ex.w, r)
 	ex.aborted = false
 }
+
+var silent = log.New(io.Discard, "", 0)
 
 type roundTrip func(*http.Request) (*http.Response, error)
 

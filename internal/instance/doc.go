@@ -23,6 +23,7 @@
 // # Invariants
 //
 //   - never as root, never with a capability, never with mixed user ids;
-//   - no timer runs while the instance is idle, but the one that ends it; the garbage collector is off then;
+//   - no timer runs while the instance is idle, but the one that ends it; the garbage collector is off then,
+//     and what the work has left was given back to the system (TestQuietGivesMemoryBack);
 //   - writing a log line never blocks and never fails the process, also without a reader.
 package instance

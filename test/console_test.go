@@ -344,11 +344,11 @@ func TestConsoleOrder(t *testing.T) {
 // download gets the user's name as it is.
 func TestConsoleChunks(t *testing.T) {
 	p, u := peerPage(t)
-	big := folder(t, "big", map[string]int64{"big.bin": 100_000_001})
+	big := folder(t, "big", map[string]int64{"big.bin": 40_000_001})
 	p.do("choose a file", chromedp.SetUploadFiles("#upload-files", []string{filepath.Join(big, "big.bin")}))
 	p.uploadState("done")
 	u.mu.Lock()
-	if got := fmt.Sprint(u.chunks[""]); got != "[16000000 16000000 16000000 16000000 16000000 16000000 4000001]" {
+	if got := fmt.Sprint(u.chunks[""]); got != "[16000000 16000000 8000001]" {
 		t.Errorf("chunks %s", got)
 	}
 	u.mu.Unlock()
@@ -439,6 +439,9 @@ func TestConsoleStop(t *testing.T) {
 	u.early = true
 	p.do("choose a file", chromedp.SetUploadFiles("#upload-files", []string{filepath.Join(folder(t, "one", map[string]int64{"x": 5}), "x")}))
 	p.uploadState("running")
+	if !settles(func() bool { u.mu.Lock(); defer u.mu.Unlock(); return u.most == 1 }) { // running it is before it connects
+		t.Fatal("the file is not listed")
+	}
 	p.do("stop", chromedp.Click("#uploads button:not([hidden])"))
 	p.uploadState("stopped")
 	close(hold)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -151,7 +152,7 @@ func withDrive(t *testing.T, body, drive []byte, id ident.DriveID) []byte {
 	return out
 }
 
-// TestPostgres runs the story with PostgreSQL as the database.
+// TestPostgres runs the story with PostgreSQL as the database, whose password is a secret like those of TestCanaries.
 func TestPostgres(t *testing.T) {
 	o := storetest.PostgresOptions(t)
 	p := o.Postgres
@@ -162,13 +163,30 @@ func TestPostgres(t *testing.T) {
 	})
 	ada := w.addPerson("Ada#1815")
 	w.running(ada)
+	watch := &witness{seen: map[string]string{}}
+	uids := map[uint32]bool{uint32(w.site.Service.UID): true, uint32(ada.account.UID): true} //nolint:gosec // uids fit
+	watch.look(uids)
 	starts := w.server.startCount()
 	w.server.signal(9)
 	w.waitServer(starts)
+	watch.look(uids)
 	if _, err := w.browse(ada, ada.home()); err != nil {
 		t.Error(err)
 	}
 	w.cleanMapping(ada)
+
+	password := p.Password.Reveal()
+	secrets := &canaries{t: t, secrets: map[string]string{}}
+	secrets.add("the database's password in an address", url.QueryEscape(password))
+	secrets.add("the beginning of the database's password", password[:9]) // what follows could be quoted in many ways
+	if len(watch.seen) < 4 {
+		t.Errorf("only %d arguments and environments were seen", len(watch.seen))
+	}
+	for text, where := range watch.seen {
+		secrets.look(where, []byte(text))
+	}
+	secrets.look("the server's log", w.server.out.all())
+	secrets.look("the gateway's log", w.gateway.out.all())
 }
 
 // cleanMapping removes a person as an operator would.

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -23,15 +24,17 @@ import (
 const accountEnv = "FILES_ACCOUNT_CHILD"
 
 // accountCall is what the child does: list a folder, describe an entry, make a folder, move something to
-// the trash, or search a folder for "needle".
+// the trash, or search a folder for a text.
 type accountCall struct {
 	Base, Browse, Retrieve, Folder, Trash, Search string
-	Replace                                       bool // a replacement of the instance can be had
-	Unmanaged                                     bool // the provider does not manage accounts; hidden files are not shown
+	Query                                         string // of a search; empty: "needle"
+	Replace                                       bool   // a replacement of the instance can be had
+	Unmanaged                                     bool   // the provider does not manage accounts; hidden files are not shown
 }
 
 type accountResult struct {
 	Names []string
+	Icons []string     // entries that a search shows as the trash
 	Icon  string       // of the entry that was described, or of a folder named Trash that was listed
 	Kind  failure.Kind // of the error, if Why is set
 	Why   string
@@ -73,9 +76,12 @@ func accountChild(text string) error {
 	case call.Search != "":
 		d := testDrive(call.Base)
 		s.KnowDrive(&d)
-		err = s.Search(ctx, searchFor("needle", "/5012/"+call.Search, nil), func(files []providerapi.File) error {
+		err = s.Search(ctx, searchFor(cmp.Or(call.Query, "needle"), "/5012/"+call.Search, nil), func(files []providerapi.File) error {
 			for _, f := range files {
 				res.Names = append(res.Names, strings.TrimPrefix(f.ID, "/5012/"))
+				if f.Status.Icon == providerapi.IconTrash {
+					res.Icons = append(res.Icons, strings.TrimPrefix(f.ID, "/5012/"))
+				}
 			}
 			return nil
 		})
@@ -152,6 +158,12 @@ func TestTrashOfAFileSystem(t *testing.T) {
 		described := callAs(t, program, ada, nil, accountCall{Base: base, Retrieve: folder + "/Trash", Unmanaged: true})
 		if listed.Icon != want || described.Icon != want || listed.Why != "" || described.Why != "" {
 			t.Errorf("trash in %s: listed %+v, described %+v", folder, listed, described)
+		}
+	}
+	for unmanaged, want := range map[bool][]string{false: {"Trash"}, true: {"home/ada/Trash"}} {
+		res := callAs(t, program, ada, nil, accountCall{Base: base, Search: ".", Query: "trash", Unmanaged: unmanaged})
+		if !slices.Equal(res.Icons, want) || !slices.Equal(res.Names, []string{"Trash", "home/ada/Trash", "home/ada/deep/Trash"}) {
+			t.Errorf("found, unmanaged %v: %+v", unmanaged, res)
 		}
 	}
 	if res := callAs(t, program, ada, nil, accountCall{Base: base, Browse: "."}); res.Icon != providerapi.IconTrash {

@@ -14,9 +14,13 @@ const (
 	jobsName  = "Jobs"
 )
 
-// describe is the form in which Core sees an entry.
-func (st *state) describe(p drives.Path, info drives.Info) providerapi.File {
-	return st.describeAs(p.UCloud(), p.Depth() == 1, p.Name(), info, new(int64))
+// describe is the form in which Core sees an entry of a drive, or the drive itself.
+func (st *state) describe(root *drives.Root, p drives.Path, info drives.Info) providerapi.File {
+	top := p.Depth() == 1
+	if p.Name() == trashName && !p.IsRoot() && info.Kind == drives.Directory {
+		top = st.holdsTrash(root, p.Parent())
+	}
+	return st.describeAs(p.UCloud(), top, p.Name(), info, new(int64))
 }
 
 // describeAs is describe for callers who have the id already; top tells that the entry lies directly in the drive, or for

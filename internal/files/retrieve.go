@@ -34,11 +34,7 @@ func (s *Service) Retrieve(ctx context.Context, req *providerapi.FilesRetrieve) 
 		if err != nil {
 			return providerapi.File{}, err
 		}
-		top := p.Depth() == 1
-		if p.Name() == trashName && !p.IsRoot() {
-			top = st.holdsTrash(root, p.Parent())
-		}
-		return st.describeAs(p.UCloud(), top, p.Name(), info, new(int64)), nil
+		return st.describe(root, p, info), nil
 	}, nil)
 	return f, s.refuse(ctx, err, reading)
 }

@@ -333,7 +333,7 @@ func newSearch(ref drives.Ref, p drives.Path, q *searchQuery) (*search, error) {
 		return nil, fmt.Errorf("open the folder of a search: %w", err)
 	}
 	if name := []byte(p.Name()); len(name) > 0 && q.filters.matches(name) && q.names.matches(name) {
-		w.found <- q.state.describe(p, info) // it has room
+		w.found <- q.state.describe(root, p, info) // it has room
 	}
 	return w, nil
 }

@@ -227,7 +227,7 @@ func (r *reader) entry(dir *drives.Dir, parent *node, e drives.Entry) bool {
 		return true // gone, or not accessible
 	}
 	select {
-	case r.found <- q.state.describe(dir.Path().Join(string(e.Name)), info):
+	case r.found <- q.state.describe(r.root, dir.Path().Join(string(e.Name)), info):
 		return true
 	case <-r.ctx.Done():
 		return false

@@ -268,6 +268,37 @@ func TestOutsideJobs(t *testing.T) {
 	}
 }
 
+// A job that was submitted by hand is shown on the machine that is what it has, if there is one, else on the smallest that
+// has enough (contract 22 section 6.4).
+func TestMachineOfOutsideJob(t *testing.T) {
+	t.Parallel()
+	var machines []Machine
+	for _, m := range []ipcapi.JobMachine{
+		{Name: "gpu", CPU: 4, MemoryGB: 16, GPU: 1}, {Name: "fat", CPU: 4, MemoryGB: 64}, {Name: "thin", CPU: 4, MemoryGB: 16}, {Name: "small", CPU: 1, MemoryGB: 4},
+	} {
+		machines = append(machines, Machine{JobMachine: m})
+	}
+	for _, c := range []struct {
+		cpus, gpus, nodes int
+		memoryMB          int64
+		want              string
+	}{
+		{4, 0, 1, 16 << 10, "thin"},
+		{4, 0, 1, 64 << 10, "fat"},
+		{8, 0, 2, 32 << 10, "thin"},
+		{2, 0, 1, 1 << 10, "thin"},
+		{1, 0, 1, 0, "small"},
+		{1, 0, 1, 5 << 10, "thin"},
+		{1, 1, 1, 1 << 10, "gpu"},
+		{4, 0, 1, 17 << 10, "fat"},
+	} {
+		o := Observation{CPUs: c.cpus, GPUs: c.gpus, MemoryMB: c.memoryMB}
+		if got := smallest(machines, &o, c.nodes); got.Name != c.want {
+			t.Errorf("%+v: %s", c, got.Name)
+		}
+	}
+}
+
 // The mark of a job that is being submitted keeps it from being registered as one from outside.
 func TestAdoptionInsteadOfRegistration(t *testing.T) {
 	t.Parallel()

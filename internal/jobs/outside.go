@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -222,7 +223,7 @@ func smallest(machines []Machine, o *Observation, nodes int) *Machine {
 		if c.CPU < cpus || c.GPU < gpus || int64(c.MemoryGB) < memory {
 			continue
 		}
-		if best == nil || c.GPU < best.GPU || c.GPU == best.GPU && c.CPU < best.CPU {
+		if best == nil || cmp.Or(cmp.Compare(c.GPU, best.GPU), cmp.Compare(c.CPU, best.CPU), cmp.Compare(c.MemoryGB, best.MemoryGB)) < 0 {
 			best = c
 		}
 	}

@@ -26,6 +26,7 @@ import (
 	"ucloud-im/internal/auth"
 	"ucloud-im/internal/handover"
 	"ucloud-im/internal/hoptoken"
+	"ucloud-im/internal/testkit"
 )
 
 // The upgrade is tested with real processes: the test binary runs itself as a gateway that hands its listener to a
@@ -38,7 +39,8 @@ const (
 	envReady    = "GATEWAY_TEST_READY" // directory; a process that takes signals makes a file with its id there
 )
 
-var upgradeDrain = Drain{Grace: 1500 * time.Millisecond, Idle: 2 * time.Second, Requests: 20 * time.Second, Upgrades: 20 * time.Second}
+// A client that gets no processor for a while must not meet the end of a connection that was idle only because of that.
+var upgradeDrain = Drain{Grace: 1500 * time.Millisecond, Idle: 30 * time.Second, Requests: 20 * time.Second, Upgrades: 20 * time.Second}
 
 // upgradeChild runs the child if this process is one.
 func upgradeChild() bool {
@@ -82,7 +84,7 @@ func runChild(address string) error {
 	g, err := New(Options{
 		VerifyCore: verifier.VerifyCore, Control: new(control), Routes: table, Log: log,
 		DialServer: func(context.Context) (net.Conn, error) { return nil, errTest },
-	}, Settings{Provider: provider, Hosts: []string{"birch.example.net"}})
+	}, Settings{Provider: provider, Hosts: []string{"birch.example.net"}, Hold: Hold{Timeout: testkit.Patience}}) // a busy machine is no reason to fail
 	if err != nil {
 		return err
 	}

@@ -487,7 +487,9 @@ func requests() []attempt {
 		to("intent of making for copying", unsigned, "POST", "files/copy", move, created),
 		to("intent of making for deleting", unsigned, "DELETE", "files", whole, created),
 		to("intent of making for uploading", unsigned, "POST", "files/upload", upload, created),
-		to("intent of listing for downloading", unsigned, "POST", "files/download", entry, func(f *forger) []string { return f.seen("files/browse").Intents }),
+		to("intent of listing for downloading", unsigned, "POST", "files/download", entry, func(f *forger) []string {
+			return []string{f.signIn(f.ada.name, "files.browse", "")} // not used yet
+		}),
 		to("intent of uploading for a download", unsigned, "POST", "files/download", entry, func(f *forger) []string {
 			return []string{f.signIn(f.ada.name, "files.createUpload", "")}
 		}),

@@ -459,6 +459,14 @@ func TestKeysThatCount(t *testing.T) {
 		t.Errorf("%d fresh looks", w.reads)
 	}
 
+	// Two browsers of one user that ask for the like within a second sign the same claims.
+	w = newWorld(t, device().Public(), otherDevice().Public())
+	same := w.honest()
+	w.want(t, deletion(device().Form1(same)), intent.OK)
+	second := deletion(otherDevice().Form1(same))
+	second.Body = []byte(`{"items":[{"id":"/1/z"}]}`)
+	w.want(t, second, intent.OK)
+
 	key := device().Public()
 	key.Expires = w.now.Add(time.Minute)
 	w = newWorld(t, key)

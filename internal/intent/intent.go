@@ -232,7 +232,7 @@ func (v *Verifier) Check(ctx context.Context, r Request) (Verdict, error) {
 	// Last, so that a request which is refused uses nothing up.
 	_, leeway := v.limits()
 	u := usage{
-		request: requestDigest(r), reads: readOnly(t.claims.Call) && t.form == Form1, keyID: keyID, signature: signatureDigest(t), exp: t.claims.Exp,
+		request: requestDigest(r), reads: readOnly(t.claims.Call) && t.form == Form1, keyID: keyID, exp: t.claims.Exp,
 	}
 	switch why := v.seen.use(digest, u, now, leeway); why {
 	case OK:

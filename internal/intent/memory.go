@@ -33,11 +33,10 @@ type memory struct {
 
 // entry is an intent with the requests for which it was used.
 type entry struct {
-	exp       time.Time
-	first     time.Time
-	keyID     string
-	signature [16]byte
-	requests  []use
+	exp      time.Time
+	first    time.Time
+	keyID    string
+	requests []use
 }
 
 // use is one request with the number of times that it came.
@@ -48,11 +47,10 @@ type use struct {
 
 // usage is what an intent is to be used for.
 type usage struct {
-	request   [32]byte
-	reads     bool // the intent may be shared by several requests
-	keyID     string
-	signature [16]byte
-	exp       time.Time // the claim
+	request [32]byte
+	reads   bool // the intent may be shared by several requests
+	keyID   string
+	exp     time.Time // the claim
 }
 
 // use decides whether the intent may be used for the request, and remembers that it was.
@@ -71,7 +69,7 @@ func (m *memory) use(digest [32]byte, u usage, now time.Time, leeway time.Durati
 		if m.entries == nil {
 			m.entries = map[[32]byte]*entry{}
 		}
-		m.entries[digest] = &entry{exp: u.exp, first: now, keyID: u.keyID, signature: u.signature, requests: []use{{u.request, 1}}}
+		m.entries[digest] = &entry{exp: u.exp, first: now, keyID: u.keyID, requests: []use{{u.request, 1}}}
 		return OK
 	}
 	for i := range e.requests {
@@ -90,14 +88,14 @@ func (m *memory) use(digest [32]byte, u usage, now time.Time, leeway time.Durati
 	return OK
 }
 
-// verifiedBy gives the key that has verified the intent, and a digest of the signature that it had.
-func (m *memory) verifiedBy(digest [32]byte) (keyID string, signature [16]byte) {
+// verifiedBy gives the key that has verified the intent, "" if none has.
+func (m *memory) verifiedBy(digest [32]byte) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.entries[digest]; e != nil {
-		return e.keyID, e.signature
+		return e.keyID
 	}
-	return "", signature
+	return ""
 }
 
 // expireLocked forgets what has expired, looking at most once a second. Nothing ticks: the memory of an instance that
@@ -118,12 +116,6 @@ func (m *memory) expireLocked(now time.Time, leeway time.Duration) {
 	if len(m.entries) == 0 {
 		m.entries = nil // a map does not give room back
 	}
-}
-
-// signatureDigest identifies the signature of a token.
-func signatureDigest(t *token) [16]byte {
-	sum := sha256.Sum256(t.signature)
-	return [16]byte(sum[:16])
 }
 
 // requestDigest identifies a request: what it goes to, and its body.

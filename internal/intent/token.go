@@ -62,8 +62,10 @@ type token struct {
 	signature []byte
 }
 
-// digest identifies the intent, whatever signature it carries.
-func (t *token) digest() [32]byte { return sha256.Sum256([]byte(t.signed)) }
+// digest identifies the intent. It covers the signature: browsers of one user that ask for the like within a second sign
+// the same claims with their keys. A key makes one signature of the same text (PKCS #1 v1.5 and Ed25519), so nobody
+// without the key makes one intent into two.
+func (t *token) digest() [32]byte { return sha256.Sum256(append([]byte(t.signed+"."), t.signature...)) }
 
 // parse reads a compact JWS of one of the two forms.
 //

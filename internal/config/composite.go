@@ -166,7 +166,7 @@ type Exec struct {
 	Protocol    int         `key:"protocol" default:"1" min:"1" max:"2" doc:"Version of the envelope."`
 	Concurrency int         `key:"concurrency" min:"1" max:"1000" defaultDoc:"that of the hook" doc:"How many calls may run at once."`
 	Retry       Retry       `key:"retry" doc:"Back-off of change hooks."`
-	Environment Map[string] `key:"environment" keys:"env" flags:"numeric" defaultDoc:"{}" doc:"Variables added to the clean environment."`
+	Environment Map[string] `key:"environment" keys:"env" flags:"numeric" defaultDoc:"{}" doc:"Variables added to the clean environment. Names that begin with UCLOUD_ are refused."`
 	PassSecrets []Name      `key:"passSecrets" default:"[]" doc:"Secrets that are passed by descriptor."`
 	RunAs       string      `key:"runAs" enum:"service,root" default:"service" doc:"root needs a sudo rule for exactly this path."`
 	OnFailure   string      `key:"onFailure" enum:"refuse,ignore" default:"refuse" doc:"What a failure means for a job that is about to be submitted."`

@@ -210,6 +210,9 @@ func checkKey(form, key string) error {
 		if !envForm.MatchString(key) {
 			return bad("use letters, digits and '_'", "%s cannot be the name of an environment variable", quote(key))
 		}
+		if strings.HasPrefix(key, "UCLOUD_") { // what a script is told stands there (contract 42 SCR-5)
+			return bad("choose another name", "%s cannot be set: variables that begin with UCLOUD_ are set by this program", quote(key))
+		}
 	case "text":
 		if key == "" || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			return bad("write a plain word", "%s cannot be a key", quote(key))

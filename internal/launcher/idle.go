@@ -31,11 +31,7 @@ func (s *slot) askedToEnd(ctx context.Context, pp **process, c command) next {
 //  3. if a connection waits in the listener all the same, or somebody has asked for a route, a new process starts on
 //     the same listener; otherwise the listener goes too.
 func (s *slot) endIdle(ctx context.Context, p *process, answer chan<- bool) next {
-	version := s.unpublish()
-	cctx, cancel := context.WithTimeout(ctx, s.l.o.ConfirmTimeout)
-	err := s.l.hub.confirmed(cctx, version)
-	cancel()
-	if err != nil {
+	if err := s.withdraw(ctx); err != nil {
 		s.log.Debug("idle instance stays, its route is not confirmed to be gone", "error", err)
 		s.republish()
 		return 0

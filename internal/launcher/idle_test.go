@@ -69,6 +69,34 @@ func TestIdleStopNeedsConfirmation(t *testing.T) {
 	})
 }
 
+// TestStopWaitsForGateways: an instance that is stopped, as one of a user who has disconnected, lives until no gateway
+// sends it anything more. A request after the stop hears why there is no instance.
+func TestStopWaitsForGateways(t *testing.T) {
+	t.Parallel()
+	u := theSite(t).User(t)
+	w := newRunning(t, func(c *serverConfig) { c.Confirm = time.Minute }, u)
+	pid := w.about(u).PID
+	var ok bool
+	w.call(w.server, "Unmap", userOf(u), &ok)
+	w.call(w.gw, "Mute", true, &ok)
+	stopped := w.server.rpc.Go("Control.Stop", userOf(u), &ok, nil)
+	w.eventually("it is being stopped", func() bool { return w.info(u).State == launcher.Stopping })
+	time.Sleep(time.Second)
+	if !alive(pid) {
+		t.Error("it ended though the gateway had not confirmed")
+	}
+	if r := w.get(u, "/work"); !strings.Contains(r.Err, "not connected") {
+		t.Errorf("a request after the stop: %+v", r)
+	}
+	w.call(w.gw, "Mute", false, &ok)
+	if c := <-stopped.Done; c.Error != nil {
+		t.Fatal(c.Error)
+	}
+	if alive(pid) {
+		t.Error("it has not ended")
+	}
+}
+
 // TestIdleStopLosesNoRequest sends requests at about the moments in which the instance wants to end.
 func TestIdleStopLosesNoRequest(t *testing.T) {
 	t.Parallel()

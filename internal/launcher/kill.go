@@ -32,10 +32,13 @@ const (
 
 var errUnkillable = errors.New("the process could not be ended")
 
-// stop ends all processes of the slot at once, and the slot with them.
+// stop ends all processes of the slot, and the slot with them. Requests under way are cut; who asks later is to hear why
+// there is no instance, so gateways confirm first that they send no more, but none that does not answer keeps a process.
 func (s *slot) stop(ctx context.Context, why error) next {
 	s.setState(Stopping)
-	s.unpublish()
+	if err := s.withdraw(ctx); err != nil && ctx.Err() == nil {
+		s.log.Debug("instance is stopped although its route is not confirmed to be gone", "error", err)
+	}
 	s.log.Info("instance is stopped", "reason", failure.Why(why))
 	s.mu.Lock()
 	var procs []*process

@@ -261,6 +261,13 @@ func (s *slot) unpublish() uint64 {
 	return s.l.hub.remove(s.user)
 }
 
+// withdraw takes the route away and waits until every gateway has confirmed that it sends nothing over it any more.
+func (s *slot) withdraw(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.l.o.ConfirmTimeout)
+	defer cancel()
+	return s.l.hub.confirmed(ctx, s.unpublish())
+}
+
 // watch follows the current process until it has ended. It may replace *pp.
 func (s *slot) watch(ctx context.Context, pp **process) next {
 	var grace *time.Timer

@@ -161,6 +161,26 @@ func TestSecretFileModes(t *testing.T) {
 	}
 }
 
+// A file that others can read does not hide what else is wrong, in it and elsewhere.
+func TestSecretFileModesHideNothing(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "development: { nonsense: 1 }\n")
+	write(t, s.path("server.yml"), "version: 1\nrefreshToken: { file: "+s.path("token")+" }\nnonsense: 1\n", 0o644)
+	if err := os.Chmod(s.path("token"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(s.path("bin/sudo"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	s.expect(t,
+		"X-11 userInstances.sudo: others may write to it",
+		"CFG-2 development.nonsense: unknown key",
+		"SEC-1 : server.yml has mode 0644",
+		"SEC-1 refreshToken: token has mode 0644",
+		"CFG-2 nonsense: unknown key",
+	)
+}
+
 func TestSecretFileOwners(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

@@ -179,7 +179,14 @@ func (l *loader) read(doc string, required bool) *node {
 	path := filepath.Join(l.config.Dir, found[0])
 	verify := func(*os.File) error { return nil }
 	if secret && l.options.Environment {
-		verify = l.secretFile
+		verify = func(f *os.File) error {
+			err := l.secretFile(f)
+			if _, ok := errors.AsType[*badFile](err); ok {
+				l.fileProblem(Error, "SEC-1", found[0], err.Error(), remedyOf(err))
+				return nil // nothing starts with it; it is read so that its other problems are told with this one
+			}
+			return err
+		}
 	}
 	data, err := readChecked(path, maxFileBytes, verify)
 	if err != nil {

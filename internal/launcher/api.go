@@ -111,8 +111,8 @@ func (s *slot) info() Info {
 	return i
 }
 
-// StopUser ends the user's instance without waiting for requests under way: they are cut. reason is shown to whoever waits for it. It
-// returns when the instance has ended, or when ctx ends; without an instance it does nothing.
+// StopUser ends the user's instance without waiting for requests under way: they are cut. reason is shown to whoever waits
+// for it. It returns when the instance has ended, or when ctx ends; without an instance it does nothing.
 func (l *Launcher) StopUser(ctx context.Context, user ident.UCloudUser, reason string) error {
 	for _, s := range l.all(user) {
 		done := make(chan struct{})

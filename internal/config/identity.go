@@ -5,7 +5,7 @@ type Services struct {
 	Type        string          `key:"type" need:"yes" enum:"Slurm" reload:"restart" doc:"Kind of provider."`
 	Unmanaged   bool            `key:"unmanaged" reload:"restart" default:"false" doc:"The operator maps users by hand; no project groups, no quota management."`
 	Identity    Identity        `key:"identityManagement" doc:"How UCloud users become local accounts."`
-	FileSystems Map[FileSystem] `key:"fileSystems" need:"yes" keys:"category" flags:"nonempty" doc:"Storage products by category name; unique among storage and compute."`
+	FileSystems Map[FileSystem] `key:"fileSystems" need:"yes" keys:"category" flags:"nonempty" doc:"Storage products by category name; unique among storage and compute. The name share is reserved."`
 	SSH         SSH             `key:"ssh" doc:"Login nodes."`
 	Slurm       *Slurm          `key:"slurm" defaultDoc:"none: a provider with storage only" doc:"Jobs through Slurm."`
 }

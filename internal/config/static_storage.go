@@ -10,11 +10,18 @@ import (
 // productNameLimit is the longest name of a product or category (X-07).
 const productNameLimit = 100
 
+// sharesProduct is the storage product of drives that UCloud makes for shares (contract 13 section 1.2). A file system's
+// product has the name of the file system, so none may be called that (X-07).
+const sharesProduct = "share"
+
 var currencyForm = regexp.MustCompile(`^[A-Z][A-Z0-9]{2,7}$`)
 
 func (l *loader) checkStorage() {
 	for name, fs := range l.config.Services.FileSystems.All() {
 		key := "services.fileSystems." + name
+		if name == sharesProduct {
+			l.errorf("X-07", key, "choose another name", "the product name %q is reserved for shares", name)
+		}
 		l.checkManagement(key, fs)
 		l.checkStoragePayment(key+".payment", &fs.Payment)
 		for locator, loc := range fs.DriveLocators.All() {

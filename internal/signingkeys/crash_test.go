@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/signkey"
@@ -39,10 +37,7 @@ func crashChild(dir string) {
 	ctx := context.Background()
 	s, err := openCrashed(ctx, dir)
 	check(err)
-	w, err := newWorld(ctx, s, func(string) {
-		check(os.WriteFile(mark, nil, 0o600))
-		time.Sleep(time.Hour) // until it is killed
-	})
+	w, err := newWorld(ctx, s, func(string) { testkit.AtMark(mark) })
 	check(err)
 	session, err := w.session(ctx, alice)
 	check(err)
@@ -64,41 +59,7 @@ func TestKilledBetweenUploadAndLink(t *testing.T) {
 	t.Parallel()
 	dir := testkit.PrivateDir(t)
 	ticketFile, keyFile, mark := crashFiles(dir)
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), "SIGNINGKEYS_TEST_CRASH="+dir)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	killed := false
-	defer func() {
-		if !killed {
-			_ = cmd.Process.Kill()
-			<-ended
-		}
-	}()
-	for deadline := time.Now().Add(testkit.Patience); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(mark); err == nil {
-			break
-		}
-		select {
-		case err := <-ended:
-			killed = true
-			t.Fatalf("the child ended by itself: %v", err)
-		default:
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the child did not come to the transaction")
-		}
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-ended
-	killed = true
-
+	testkit.KillChild(t, dir, mark)
 	s, err := openCrashed(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +20,7 @@ import (
 	"ucloud-im/internal/onetime"
 	"ucloud-im/internal/signkey"
 	"ucloud-im/internal/store"
+	"ucloud-im/internal/testkit"
 	"ucloud-im/internal/usermap"
 	"ucloud-im/internal/usermap/ticket"
 )
@@ -31,7 +31,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv("SIGNINGKEYS_TEST_CRASH"); dir != "" {
+	if dir, ok := testkit.Child(); ok {
 		crashChild(dir)
 	}
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("database/sql.(*DB).connectionOpener"))

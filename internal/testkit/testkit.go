@@ -1,5 +1,5 @@
 // Package testkit holds what the tests of all packages share: the rule for tests that need something special, golden
-// files, and waiting for a condition. Databases for tests are in the package storetest below it.
+// files, waiting for a condition, and children that are killed. Databases for tests are in the package storetest below it.
 //
 // It imports the standard library only, so that every package's tests can use it.
 package testkit

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,10 +18,6 @@ import (
 	"ucloud-im/internal/usermap"
 )
 
-// childEnv holds the directory of a copy of the test binary that is a service until it is killed, and the point to which it
-// goes.
-const childEnv = "CONSENT_TEST_CHILD"
-
 // The points at which the service is killed.
 const (
 	whileChecking = "checking" // the answer of the identity provider has been taken
@@ -31,7 +25,8 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if dir, point, ok := strings.Cut(os.Getenv(childEnv), "|"); ok {
+	if part, ok := testkit.Child(); ok {
+		dir, point, _ := strings.Cut(part, "|")
 		fmt.Fprintln(os.Stderr, childMain(context.Background(), dir, point))
 		os.Exit(1) // it should have been killed
 	}
@@ -60,12 +55,7 @@ func openKilled(ctx context.Context, dir string, here func()) (*store.Store, *Se
 }
 
 func childMain(ctx context.Context, dir, point string) error {
-	stop := func() {
-		if err := os.WriteFile(filepath.Join(dir, "there"), nil, 0o600); err != nil {
-			os.Exit(2)
-		}
-		time.Sleep(time.Hour) // until it is killed
-	}
+	stop := func() { testkit.AtMark(filepath.Join(dir, "there")) }
 	st, s, err := openKilled(ctx, dir, stop)
 	if err != nil {
 		return err
@@ -109,7 +99,7 @@ func TestKilled(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			dir := testkit.PrivateDir(t)
-			killedAt(t, dir, point)
+			testkit.KillChild(t, dir+"|"+point, filepath.Join(dir, "there"))
 			raw, err := os.ReadFile(filepath.Join(dir, "cookie"))
 			if err != nil {
 				t.Fatal(err)
@@ -155,26 +145,4 @@ func TestKilled(t *testing.T) {
 			}
 		})
 	}
-}
-
-// killedAt runs the child and kills it when it is there.
-func killedAt(t *testing.T, dir, point string) {
-	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), childEnv+"="+dir+"|"+point)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
-	testkit.Eventually(t, "the child is there", func() bool {
-		_, err := os.Stat(filepath.Join(dir, "there"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			t.Fatal(err)
-		}
-		return err == nil
-	})
 }

@@ -1,14 +1,12 @@
 package sitehooks_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -29,13 +27,9 @@ import (
 	"ucloud-im/internal/usermap/ticket"
 )
 
-// childEnv holds the directory of a copy of the test binary that plays the service until it is killed.
-const childEnv = "SITEHOOKS_TEST_CHILD"
-
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(childEnv); dir != "" {
+	if dir, ok := testkit.Child(); ok {
 		childMain(dir)
-		return
 	}
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("database/sql.(*DB).connectionOpener"))
 }
@@ -383,15 +377,14 @@ func childMain(dir string) {
 	if err == nil {
 		err = w.users.Unlinked(context.Background(), alice)
 	}
-	if err != nil {
-		fmt.Println("failed:", err)
-		os.Exit(3)
+	if err == nil {
+		if _, missing := os.Stat(dir + "/run"); missing != nil {
+			testkit.AtMark(dir + "/ended")
+		}
+		err = w.hooks.Run(context.Background())
 	}
-	fmt.Println("ended")
-	if _, err := os.Stat(dir + "/run"); err == nil {
-		_ = w.hooks.Run(context.Background())
-	}
-	select {}
+	fmt.Fprintln(os.Stderr, "failed:", err)
+	os.Exit(3)
 }
 
 // A service that is killed has the script told by the next one: right after the end of the connection, and in the middle of
@@ -402,34 +395,13 @@ func TestKilled(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			dir := newDir(t, `while [ -e "$d/wait" ]; do touch "$d/running"; sleep 0.02; done; `+tell)
+			mark := dir + "/ended"
 			if point == "in the script" {
+				mark = dir + "/running"
 				touch(t, dir+"/run")
 				touch(t, dir+"/wait")
 			}
-			exe, err := os.Executable()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(exe)
-			cmd.Env = append(os.Environ(), childEnv+"="+dir)
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-			if line, err := bufio.NewReader(out).ReadString('\n'); line != "ended\n" {
-				t.Fatalf("the child says %q, %v", line, err)
-			}
-			if point == "in the script" {
-				testkit.Eventually(t, "the script runs", func() bool { _, err := os.Stat(dir + "/running"); return err == nil })
-			}
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			_ = cmd.Wait()
+			testkit.KillChild(t, dir, mark)
 			_ = os.Remove(dir + "/wait")
 			w := openAt(t, dir)
 			w.run(t)

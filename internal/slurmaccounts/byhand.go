@@ -31,7 +31,7 @@ func (s *Service) Reevaluate(ctx context.Context, owner ident.Owner, category st
 	if !ok {
 		return out, errNoCategory(category)
 	}
-	before, project, err := s.entry(ctx, owner, category)
+	before, project, err := s.stored(ctx, owner, category)
 	out.Before = before
 	if err != nil {
 		return out, err
@@ -76,7 +76,7 @@ func (s *Service) Evaluate(ctx context.Context, owner ident.Owner, category stri
 	if !ok {
 		return "", nil, errNoCategory(category)
 	}
-	_, project, err := s.entry(ctx, owner, category)
+	_, project, err := s.stored(ctx, owner, category)
 	if err != nil {
 		return "", nil, err
 	}
@@ -103,7 +103,7 @@ func (s *Service) Assign(ctx context.Context, owner ident.Owner, category, accou
 	}
 	s.evaluating.Lock()
 	defer s.evaluating.Unlock()
-	before, _, err := s.entry(ctx, owner, category)
+	before, _, err := s.stored(ctx, owner, category)
 	switch {
 	case err != nil:
 		return false, err
@@ -137,7 +137,7 @@ func (s *Service) Assign(ctx context.Context, owner ident.Owner, category, accou
 func (s *Service) Unassign(ctx context.Context, owner ident.Owner, category string, dryRun bool) (done bool, err error) {
 	s.evaluating.Lock()
 	defer s.evaluating.Unlock()
-	before, _, err := s.entry(ctx, owner, category)
+	before, _, err := s.stored(ctx, owner, category)
 	if err != nil || before == "" || dryRun {
 		return before != "", err
 	}
@@ -149,26 +149,6 @@ func (s *Service) Unassign(ctx context.Context, owner ident.Owner, category stri
 	s.mu.Unlock()
 	s.signal()
 	return true, nil
-}
-
-// entry is what is stored about a workspace in a category, and the project if it is one that Core has described.
-func (s *Service) entry(ctx context.Context, owner ident.Owner, category string) (account string, project *store.Project, err error) {
-	err = s.o.Store.View(ctx, func(tx *store.Tx) error {
-		account, project = "", nil
-		a, err := tx.SlurmAccount(owner, category)
-		if err == nil {
-			account = a.Account
-		}
-		if err = ignoreMissing(err); err != nil || !owner.IsProject() {
-			return err
-		}
-		p, err := tx.Project(owner.Project)
-		if err == nil {
-			project = &p
-		}
-		return ignoreMissing(err)
-	})
-	return account, project, err
 }
 
 func errNoCategory(category string) error {

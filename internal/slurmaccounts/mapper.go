@@ -103,17 +103,16 @@ func missing(err error, category string) error {
 	return failure.Wrap(err, kind, "The workspace has no Slurm account in category %s: %s", category, why)
 }
 
-// stored is the account that is stored; empty: none.
+// stored is the account of a workspace on record, if there is one, and the workspace's project, if Core has described one.
 func (s *Service) stored(ctx context.Context, owner ident.Owner, category string) (account string, project *store.Project, err error) {
 	err = s.o.Store.View(ctx, func(tx *store.Tx) error {
 		account, project = "", nil
 		a, err := tx.SlurmAccount(owner, category)
 		if err == nil {
 			account = a.Account
-			return nil
 		}
-		if !errors.Is(err, store.ErrNotFound) || !owner.IsProject() {
-			return ignoreMissing(err)
+		if err = ignoreMissing(err); err != nil || !owner.IsProject() {
+			return err
 		}
 		p, err := tx.Project(owner.Project)
 		if err == nil {

@@ -340,7 +340,7 @@ func TestByHand(t *testing.T) {
 	ctx := t.Context()
 	account := func() string {
 		t.Helper()
-		a, _, err := w.entry(ctx, alice, "cpu")
+		a, _, err := w.stored(ctx, alice, "cpu")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,6 +48,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 		"projects list", "projects ls", "projects show", "projects get", "projects map", "projects remove", "projects rm",
 		"jobs list", "jobs ls", "jobs show", "jobs get", "jobs cancel", "jobs resync", "jobs explain", "jobs register",
 		"apps list", "apps ls", "apps render",
+		"scripts list", "scripts ls", "scripts show", "scripts get", "scripts test", "scripts run",
 		"keys list", "keys ls", "keys revoke", "intents list", "intents ls", "intents revoke",
 		"completion bash", "completion zsh", "completion fish",
 	} {
@@ -90,6 +91,8 @@ var privileged = [][]string{
 	{"projects", "remove", "x", "--force"},
 	{"keys", "list", "--all"},
 	{"keys", "revoke", "--user", "Alice#1234"},
+	{"scripts", "test"},
+	{"scripts", "run", "onUserConnected", "--input", "REQUEST"},
 	{"gateway", "dump"},
 	{"gateway", "dump", "--tokens"},
 	{"config", "reload"},
@@ -107,8 +110,11 @@ func TestPrivilegedCommandsAreRefused(t *testing.T) {
 	for _, args := range privileged {
 		args := append([]string{"--yes"}, args...)
 		for i := range args {
-			if args[i] == "TICKET" {
+			switch args[i] {
+			case "TICKET":
 				args[i] = tk
+			case "REQUEST":
+				args[i] = w.scriptRequest()
 			}
 		}
 		for _, uid := range []ident.UID{uidNobody, uidKay} { // kay is connected, which gives no role
@@ -189,6 +195,8 @@ func TestDryRunsChangeNothing(t *testing.T) {
 		{"instances", "restart", "--all"},
 		{"config", "reload"},
 		{"keys", "revoke", "--user", "Alice#1234"},
+		{"scripts", "test", "driveLocator"},
+		{"scripts", "run", "onUserConnected", "--input", w.scriptRequest()},
 	} {
 		if code, out, errs := w.run(t, nil, append(args, "--dry-run")...); code != ExitOK {
 			t.Errorf("%q: exit code %d\n%s%s", args, code, out, errs)
@@ -196,6 +204,9 @@ func TestDryRunsChangeNothing(t *testing.T) {
 		if diff := cmp.Diff(before, state()); diff != "" {
 			t.Fatalf("%q changed something:\n%s", args, diff)
 		}
+	}
+	if w.scriptsHaveRun() {
+		t.Error("a script was called")
 	}
 	if n := w.instances.changes(); n != 0 {
 		t.Errorf("%d instances were stopped or restarted", n)
@@ -227,7 +238,7 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 	jobs, _ := jobWorld(t)
 	tasks, _ := taskWorld(t)
 	scripts := scriptWorld(t)
-	apart := map[string]func(...string) (int, string, string){"jobs": jobs, "tasks": tasks, "scripts": scripts}
+	apart := map[string]func(...string) (int, string, string){"jobs": jobs, "tasks": tasks, "scripts list": scripts, "scripts show": scripts}
 	for _, tc := range []struct {
 		name string
 		args []string
@@ -242,6 +253,8 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 		{"tasks cancel", []string{"tasks", "cancel", "3", "--yes"}},
 		{"scripts list", []string{"scripts", "list"}},
 		{"scripts show", []string{"scripts", "show", "1"}},
+		{"scripts test", []string{"scripts", "test"}},
+		{"scripts run", []string{"scripts", "run", "driveLocator", "--input", w.scriptRequest(), "--yes"}},
 		{"users list", []string{"users", "list"}},
 		{"users show", []string{"users", "show", "kay"}},
 		{"tickets list", []string{"tickets", "list"}},
@@ -286,7 +299,11 @@ func TestOutputsMatchTheirSchemas(t *testing.T) {
 		tried[tc.name] = true
 		s := schemaOf(t, w, tc.name)
 		var out, errs string
-		if run := apart[tc.args[0]]; run != nil {
+		run := apart[tc.args[0]]
+		if run == nil {
+			run = apart[tc.name]
+		}
+		if run != nil {
 			_, out, errs = run(append(tc.args, "--json")...)
 		} else {
 			_, out, errs = w.run(t, nil, append(tc.args, "--json")...)

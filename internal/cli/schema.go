@@ -31,6 +31,7 @@ func documents() map[string]any {
 		"jobs cancel": resultEnvelope{}, "jobs resync": resultEnvelope{}, "jobs register": resultEnvelope{},
 		"tasks list": envelope[ipcapi.TaskInfo]{}, "tasks cancel": resultEnvelope{},
 		"scripts list": envelope[ipcapi.ScriptInfo]{}, "scripts show": itemEnvelope[ipcapi.ScriptRecord]{},
+		"scripts test": envelope[ipcapi.ScriptTrial]{}, "scripts run": itemEnvelope[ipcapi.ScriptTrial]{},
 		"intents report": itemEnvelope[intentsReport]{},
 		"drives list":    envelope[ipcapi.DriveInfo]{}, "gateway dump": itemEnvelope[ipcapi.GatewayState]{},
 		"service status": itemEnvelope[ipcapi.StatusReport]{}, "version show": itemEnvelope[versions]{},

@@ -63,7 +63,7 @@ var scriptsTable = table[ipcapi.ScriptInfo]{
 }
 
 func (a *app) scriptsCommand() *cobra.Command {
-	return noun("scripts", "calls of the site's extension scripts", a.scriptsListCommand(), a.scriptsShowCommand())
+	return noun("scripts", "calls of the site's extension scripts", a.scriptsListCommand(), a.scriptsShowCommand(), a.scriptsTestCommand(), a.scriptsRunCommand())
 }
 
 func (a *app) scriptsListCommand() *cobra.Command {

@@ -33,6 +33,7 @@ import (
 	"ucloud-im/internal/operator"
 	"ucloud-im/internal/outbox"
 	"ucloud-im/internal/providerapi"
+	"ucloud-im/internal/scripts"
 	"ucloud-im/internal/signingkeys"
 	"ucloud-im/internal/signkey"
 	"ucloud-im/internal/store"
@@ -251,12 +252,16 @@ func newWorld(cleanup func(func()), dir string) (*world, error) {
 		{Name: "core", Health: ipcapi.HealthOK, Summary: "connected", Facts: []ipcapi.Fact{{Name: "lag", Value: "2 s"}}},
 		{Name: "database", Health: ipcapi.HealthOK, Summary: "sqlite, schema 1"},
 	}}
+	hooks, err := siteScripts(dir)
+	if err != nil {
+		return nil, err
+	}
 	s, err := operator.New(operator.Options{
 		Users: w.users, Tickets: w.method, Keys: w.keys, Store: w.store, Instances: w.instances, Provider: "example",
 		UCloudPublic: "https://ucloud.example.org", Log: log, Audit: log,
 		Units: func() map[string]string { return map[string]string{"disk": "GB"} }, Apply: func(ident.Owner) {},
-		SlurmAccounts: slurmAccounts{},
-		Groups:        directory{}, GroupRules: func(context.Context) operator.GroupRules {
+		SlurmAccounts: slurmAccounts{}, Scripts: func() []*scripts.Hook { return hooks },
+		Groups: directory{}, GroupRules: func(context.Context) operator.GroupRules {
 			return operator.GroupRules{MinGID: 1000, Denied: []string{"viewers"}}
 		},
 		Version: ipcapi.VersionInfo{Protocol: ipcapi.Protocol, Version: "9.8.7", Platform: "test", StartedAt: time.Date(2031, 2, 3, 9, 0, 0, 0, time.UTC)},

@@ -197,6 +197,12 @@ func usableInPath(v string) bool {
 // maxPath is the longest path in bytes (PATH_MAX of Linux, with the closing zero).
 const maxPath = 4095
 
+// CheckPath tells whether a path from a script may be that of a drive.
+func CheckPath(path string, roots []string) error {
+	_, err := checkPath(path, roots)
+	return err
+}
+
 // checkPath is the last word about a path from a pattern or script. It returns the allowed root above it.
 func checkPath(path string, roots []string) (root string, err error) {
 	switch {

@@ -22,11 +22,14 @@ import (
 	"runtime"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"ucloud-im/internal/failure"
 	"ucloud-im/internal/ident"
 	"ucloud-im/internal/ipc"
 	"ucloud-im/internal/ipcapi"
 	"ucloud-im/internal/launcher"
+	"ucloud-im/internal/scripts"
 	"ucloud-im/internal/signingkeys"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/usermap"
@@ -79,6 +82,9 @@ type Options struct {
 
 	// SlurmAccounts keeps the accounts of Slurm; nil: there are none.
 	SlurmAccounts SlurmAccounts
+
+	// Scripts gives the hooks that may be called by hand; nil: there are none.
+	Scripts func() []*scripts.Hook
 
 	// Keys looks after the signing keys of users; nil: there are none.
 	Keys *signingkeys.Service
@@ -148,6 +154,9 @@ func (s *Service) Register(srv *ipc.Server) {
 		ipc.Handle(srv, ipcapi.MeRevokeKey, s.meRevokeKey)
 		ipc.HandleStream(srv, ipcapi.KeyList, s.keyList)
 		ipc.Handle(srv, ipcapi.KeyRevoke, s.keyRevoke)
+	}
+	if s.o.Scripts != nil {
+		(&trials{s: s, hooks: s.o.Scripts, slots: semaphore.NewWeighted(maxTrials)}).register(srv)
 	}
 	if s.o.SlurmAccounts != nil {
 		ipc.HandleStream(srv, ipcapi.SlurmAccountList, s.slurmAccountList)

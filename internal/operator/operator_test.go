@@ -26,7 +26,7 @@ func TestEveryCallIsTried(t *testing.T) {
 	t.Parallel()
 	have := calls()
 	found := 0
-	for _, name := range []string{"users.go", "status.go", "projects.go", "allocations.go"} {
+	for _, name := range []string{"users.go", "status.go", "projects.go", "allocations.go", "scripttrial.go"} {
 		f, err := parser.ParseFile(token.NewFileSet(), "../ipcapi/"+name, nil, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -59,6 +59,10 @@ func TestEveryCallIsTried(t *testing.T) {
 //attack:does Changes users and tickets as if it were an operator.
 //attack:control Operators are root and the members of a group that the operator names.
 //attack:remove internal/operator/authorize.go: g.Operator = member(ctx, log, o.Directory, uid, o.OperatorGroup) => g.Operator = true
+//attack:actor local user
+//attack:does Has a script of the site run with a request of its own, as the service account.
+//attack:control Only operators call scripts by hand.
+//attack:remove internal/ipcapi/scripttrial.go: Name: "script.try", Access: ipc.AccessOperator => Name: "script.try", Access: ipc.AccessMapped
 func TestWhoMayDoWhat(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -82,7 +86,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		ipcapi.UserExpire.Name, ipcapi.UserRemove.Name, ipcapi.UserChange.Name, ipcapi.ConfigReload.Name, ipcapi.InstanceStop.Name, ipcapi.InstanceRestart.Name,
 		ipcapi.ProjectMap.Name, ipcapi.ProjectRemove.Name, ipcapi.AllocationApply.Name,
 		ipcapi.SlurmAccountReevaluate.Name, ipcapi.SlurmAccountAdopt.Name, ipcapi.SlurmAccountAdd.Name, ipcapi.SlurmAccountRemove.Name,
-		ipcapi.SlurmAccountSync.Name, ipcapi.SlurmAccountEvaluate.Name, ipcapi.KeyRevoke.Name)
+		ipcapi.SlurmAccountSync.Name, ipcapi.SlurmAccountEvaluate.Name, ipcapi.KeyRevoke.Name,
+		ipcapi.ScriptHooks.Name, ipcapi.ScriptTry.Name)
 	for _, who := range []struct {
 		name string
 		uid  ident.UID

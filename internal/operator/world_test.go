@@ -28,6 +28,7 @@ import (
 	"ucloud-im/internal/localuser"
 	"ucloud-im/internal/onetime"
 	"ucloud-im/internal/outbox"
+	"ucloud-im/internal/scripts"
 	"ucloud-im/internal/signingkeys"
 	"ucloud-im/internal/store"
 	"ucloud-im/internal/testkit"
@@ -221,6 +222,7 @@ func newWorld(t *testing.T, change ...func(*Options)) *world {
 		Running:       func() (ipcapi.RunningConfig, error) { return ipcapi.RunningConfig{YAML: "version: 1\n"}, nil },
 		Reload:        func(context.Context, bool) (ipcapi.ReloadReport, error) { return ipcapi.ReloadReport{}, nil },
 		SlurmAccounts: &accountBook{},
+		Scripts:       func() []*scripts.Hook { return nil },
 		Groups:        projectGroups{}, GroupRules: func(context.Context) GroupRules { return GroupRules{MinGID: 1000} },
 		Log: log, Audit: slog.New(slog.NewTextHandler(w.audit, nil)),
 	}
@@ -402,6 +404,10 @@ func calls() map[string]caller {
 		}),
 		ipcapi.SlurmAccountEvaluate.Name: plain(ipcapi.SlurmAccountEvaluate, func(request) ipcapi.SlurmAccountQuestion {
 			return ipcapi.SlurmAccountQuestion{Owner: ipcapi.SlurmAccountOwner{User: "Nobody#1"}}
+		}),
+		ipcapi.ScriptHooks.Name: plain(ipcapi.ScriptHooks, empty),
+		ipcapi.ScriptTry.Name: plain(ipcapi.ScriptTry, func(request) ipcapi.ScriptTrialRequest {
+			return ipcapi.ScriptTrialRequest{Key: "none", DryRun: true}
 		}),
 		ipcapi.AllocationList.Name: stream(ipcapi.AllocationList),
 		ipcapi.AllocationApply.Name: plain(ipcapi.AllocationApply, func(request) ipcapi.AllocationMutation {

@@ -43,7 +43,7 @@ func (s *server) buildAccounts(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.openSpool(plan.hooks); err != nil {
+	if err := s.useHooks(ofAccounts, plan.hooks); err != nil {
 		return err
 	}
 	o := slurmaccounts.Options{
@@ -110,7 +110,7 @@ func (s *server) accountsPlan(cfg *config.Config) (p accountsPlan, err error) {
 		}
 		p.usage.Enabled = true
 	case a.Accounting.Type == slurmaccounts.Scripted:
-		if err := s.scriptedAccounting(&p, a.Accounting.Scripted); err != nil {
+		if err := s.scriptedAccounting(&p, firstName(c.Machines.All()), a.Accounting.Scripted); err != nil {
 			return p, fmt.Errorf("services.slurm.accountManagement.accounting.scripted: %w", err)
 		}
 	}
@@ -150,7 +150,10 @@ func (s *server) accountMapping(p *storagePlan, cfg *config.Config, m *config.Ac
 		out.Users = func(v driveplan.Vars) (string, error) { return m.Users.Expand(v) }
 		out.Projects = func(v driveplan.Vars) (string, error) { return m.Projects.Expand(v) }
 	case "Scripted":
-		hook, err := s.hook(p, scripts.HookAccountMapper, m.Script, 0)
+		hook, err := s.hook(p, scripts.HookAccountMapper, scripts.Purpose{
+			At: "services.slurm.accountManagement.accountMapper.script", Form: scripts.FormAccount, Category: firstName(cfg.Services.Slurm.Machines.All()),
+			Accept: func(_ context.Context, answer any, _ bool) error { return slurmaccounts.CheckName(answer.(string)) },
+		}, m.Script, 0)
 		if err != nil {
 			return out, err
 		}
@@ -161,18 +164,21 @@ func (s *server) accountMapping(p *storagePlan, cfg *config.Config, m *config.Ac
 	return out, nil
 }
 
-func (s *server) scriptedAccounting(p *accountsPlan, c *config.ScriptedAccounting) (err error) {
+func (s *server) scriptedAccounting(p *accountsPlan, category string, c *config.ScriptedAccounting) (err error) {
+	about := func(name string, f scripts.Form) scripts.Purpose {
+		return scripts.Purpose{At: "services.slurm.accountManagement.accounting.scripted." + name, Form: f, Category: category}
+	}
 	m := slurmaccounts.Management{Type: slurmaccounts.Scripted}
-	if m.QuotaUpdated, err = s.hook(&p.hooks, scripts.HookQuotaUpdated, c.OnQuotaUpdated, scripts.AccountQuotaTimeout); err != nil {
+	if m.QuotaUpdated, err = s.hook(&p.hooks, scripts.HookQuotaUpdated, about(scripts.HookQuotaUpdated, scripts.FormAccountQuota), c.OnQuotaUpdated, scripts.AccountQuotaTimeout); err != nil {
 		return err
 	}
-	if m.ProjectUpdated, err = s.hook(&p.hooks, scripts.HookProjectUpdated, c.OnProjectUpdated, 0); err != nil {
+	if m.ProjectUpdated, err = s.hook(&p.hooks, scripts.HookProjectUpdated, about(scripts.HookProjectUpdated, scripts.FormAccountMembers), c.OnProjectUpdated, 0); err != nil {
 		return err
 	}
-	if m.Disconnected, err = s.hook(&p.hooks, scripts.HookUserDisconnected, c.OnUserDisconnected, 0); err != nil {
+	if m.Disconnected, err = s.hook(&p.hooks, scripts.HookUserDisconnected, about(scripts.HookUserDisconnected, scripts.FormAccountDisconnected), c.OnUserDisconnected, 0); err != nil {
 		return err
 	}
-	report, err := s.hook(&p.hooks, scripts.HookUsage, c.OnUsageReporting, scripts.AccountUsageTimeout)
+	report, err := s.hook(&p.hooks, scripts.HookUsage, about(scripts.HookUsage, scripts.FormAccountUsage), c.OnUsageReporting, scripts.AccountUsageTimeout)
 	if err != nil {
 		return err
 	}
@@ -192,7 +198,7 @@ func (s *server) scriptedAccounting(p *accountsPlan, c *config.ScriptedAccountin
 
 // setAccounts takes over services.slurm of a new configuration.
 func (s *server) setAccounts(p accountsPlan) error {
-	if err := s.openSpool(p.hooks); err != nil {
+	if err := s.useHooks(ofAccounts, p.hooks); err != nil {
 		return err
 	}
 	if err := s.accounts.SetSettings(p.accounts); err != nil {

@@ -36,21 +36,24 @@ type userHooks struct {
 // userHooksOf makes the hooks of a configuration.
 func (s *server) userHooksOf(cfg *config.Config) (h userHooks, plan storagePlan, err error) {
 	const key = "services.identityManagement"
+	about := func(where string, f scripts.Form) scripts.Purpose {
+		return scripts.Purpose{At: key + where, Form: f, Accept: s.acceptUID}
+	}
 	id := cfg.Services.Identity
 	if c := id.Scripted; c != nil {
 		if id.Type == config.IdentityScripted {
-			if h.connected, err = s.hook(&plan, scripts.HookUserConnected, c.OnUserConnected, 0); err != nil {
+			if h.connected, err = s.hook(&plan, scripts.HookUserConnected, about(".scripted.onUserConnected", scripts.FormConnect), c.OnUserConnected, 0); err != nil {
 				return h, plan, fmt.Errorf("%s.scripted.onUserConnected: %w", key, err)
 			}
 		}
 		if id.Type == config.IdentityScripted || id.OnDisconnect == "script" {
-			if h.disconnected, err = s.hook(&plan, scripts.HookUserDisconnected, c.OnUserDisconnected, 0); err != nil {
+			if h.disconnected, err = s.hook(&plan, scripts.HookUserDisconnected, about(".scripted.onUserDisconnected", scripts.FormDisconnected), c.OnUserDisconnected, 0); err != nil {
 				return h, plan, fmt.Errorf("%s.scripted.onUserDisconnected: %w", key, err)
 			}
 		}
 	}
 	if id.Type == config.IdentityManual {
-		if h.ticket, err = s.hook(&plan, scripts.HookTicketCreated, id.Manual.OnTicketCreated, 0); err != nil {
+		if h.ticket, err = s.hook(&plan, scripts.HookTicketCreated, about(".manual.onTicketCreated", scripts.FormTicket), id.Manual.OnTicketCreated, 0); err != nil {
 			return h, plan, fmt.Errorf("%s.manual.onTicketCreated: %w", key, err)
 		}
 	}
@@ -65,7 +68,7 @@ func (s *server) buildAssigned(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.openSpool(plan); err != nil {
+	if err := s.useHooks(ofUsers, plan); err != nil {
 		return err
 	}
 	s.userHooks.Store(&hooks)
@@ -168,7 +171,7 @@ func (s *server) assignedPlan(cfg *config.Config) (apply func(context.Context) e
 		hooks.connected = s.userHooks.Load().connected // the type changes with the next start
 	}
 	return func(ctx context.Context) error {
-		err := s.openSpool(plan)
+		err := s.useHooks(ofUsers, plan)
 		s.userHooks.Store(&hooks)
 		if s.static != nil && file != nil {
 			err = errors.Join(err, s.static.Set(ctx, file.File.String()))

@@ -105,7 +105,7 @@ func (s *server) buildHandlers(context.Context) error {
 		UCloudPublic: cfg.Provider.Hosts.UCloudPublic.URL(), Log: s.log, Audit: s.audit,
 		Groups: s.directory, GroupRules: func(ctx context.Context) operator.GroupRules { return s.groupRules(ctx, s.config.Load()) }, ProjectChanged: s.projectChanged,
 		Units: func() map[string]string { return units(s.config.Load()) }, Apply: s.apply,
-		SlurmAccounts: s.accounts, Keys: s.keys,
+		SlurmAccounts: s.accounts, Keys: s.keys, Scripts: s.hooks.all,
 	})
 	if err != nil {
 		return err

@@ -52,7 +52,7 @@ func (s *server) buildLogin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.openSpool(plan); err != nil {
+	if err := s.useHooks(ofLogin, plan); err != nil {
 		return err
 	}
 	s.oidc, err = oidc.New(oidc.Options{Consent: s.consent, Account: s.accountOf, Existing: s.users.Mapping, Log: s.log}, settings)
@@ -72,7 +72,9 @@ func (s *server) loginSettings(cfg *config.Config) (out oidc.Settings, plan stor
 	if err != nil {
 		return out, plan, fmt.Errorf("services.identityManagement.oidc: %w", err)
 	}
-	hook, err := s.hook(&plan, scripts.HookUserConnected, c.OnUserConnected, 0)
+	hook, err := s.hook(&plan, scripts.HookUserConnected, scripts.Purpose{
+		At: "services.identityManagement.oidc.onUserConnected", Form: scripts.FormLogin, Accept: s.acceptUID,
+	}, c.OnUserConnected, 0)
 	if err != nil {
 		return out, plan, fmt.Errorf("services.identityManagement.oidc.onUserConnected: %w", err)
 	}
@@ -91,7 +93,7 @@ func (s *server) loginPlan(cfg *config.Config) (apply func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() error { return errors.Join(s.openSpool(plan), s.oidc.Set(settings)) }, nil
+	return func() error { return errors.Join(s.useHooks(ofLogin, plan), s.oidc.Set(settings)) }, nil
 }
 
 // runLogin runs what logins need in the background.

@@ -22,6 +22,7 @@ import (
 type management struct {
 	runner     *scripts.Runner
 	spoolOpen  bool // guarded by reloading once the server runs
+	hooks      hooksInUse
 	locations  scripts.Locations
 	quotas     *quota.Worker
 	usage      *usage.Service
@@ -45,7 +46,7 @@ func (s *server) buildManagement(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := s.openSpool(plan); err != nil {
+	if err := s.useHooks(ofStorage, plan); err != nil {
 		return err
 	}
 	s.quotas, err = quota.New(quota.Options{
@@ -118,15 +119,23 @@ func (s *server) planFileSystem(p *storagePlan, cfg *config.Config, name string,
 	}
 	switch m.Type {
 	case config.ManagementScripted:
-		updated, err := s.hook(p, scripts.HookQuotaUpdated, m.Scripted.OnQuotaUpdated, 0)
+		key := "services.fileSystems." + name + ".management.scripted."
+		about := scripts.Purpose{At: key + scripts.HookQuotaUpdated, Form: scripts.FormDriveQuota, Category: name, Drive: s.driveID}
+		about.Locator = firstName(fs.DriveLocators.All())
+		updated, err := s.hook(p, scripts.HookQuotaUpdated, about, m.Scripted.OnQuotaUpdated, 0)
 		if err != nil {
 			return err
 		}
-		removed, err := s.hook(p, scripts.HookDriveRemoved, m.Scripted.OnDriveRemoved, 0)
+		about.At, about.Form = key+scripts.HookDriveRemoved, scripts.FormDriveRemoved
+		removed, err := s.hook(p, scripts.HookDriveRemoved, about, m.Scripted.OnDriveRemoved, 0)
 		if err != nil {
 			return err
 		}
-		report, err := s.hook(p, scripts.HookUsage, m.Scripted.OnUsageReporting, time.Duration(m.Usage.Timeout))
+		about.At, about.Form = key+scripts.HookUsage, scripts.FormDriveUsage
+		if m.Scripted.OnUsageReporting.Batch {
+			about.Form = scripts.FormDriveUsages
+		}
+		report, err := s.hook(p, scripts.HookUsage, about, m.Scripted.OnUsageReporting, time.Duration(m.Usage.Timeout))
 		if err != nil {
 			return err
 		}
@@ -144,7 +153,7 @@ func (s *server) planFileSystem(p *storagePlan, cfg *config.Config, name string,
 		if l.Hidden {
 			continue
 		}
-		out, err := s.locator(p, locatorName, l)
+		out, err := s.locator(p, name, locatorName, l)
 		if err != nil {
 			return err
 		}
@@ -194,10 +203,18 @@ func (s *server) giveGifts(ctx context.Context) error {
 
 // locator makes the locator of a configured one. Variables of pattern and title are needed, those of a script are up to
 // the script.
-func (s *server) locator(p *storagePlan, name string, l *config.DriveLocator) (driveplan.Locator, error) {
+func (s *server) locator(p *storagePlan, category, name string, l *config.DriveLocator) (driveplan.Locator, error) {
 	out := driveplan.Locator{Name: name, Entity: driveplan.Entity(l.Entity), ReadOnly: l.ReadOnly}
+	for _, root := range l.AllowedRoots {
+		out.AllowedRoots = append(out.AllowedRoots, root.String())
+	}
 	if l.Script.IsSet() {
-		h, err := s.hook(p, scripts.HookDriveLocator, l.Script, 0)
+		h, err := s.hook(p, scripts.HookDriveLocator, scripts.Purpose{
+			At: "services.fileSystems." + category + ".driveLocators." + name + ".script", Form: scripts.FormLocator, Category: category, Locator: name, Entity: string(l.Entity),
+			Accept: func(_ context.Context, answer any, _ bool) error {
+				return driveplan.CheckPath(answer.(scripts.Location).Path, out.AllowedRoots)
+			},
+		}, l.Script, 0)
 		if err != nil {
 			return out, err
 		}
@@ -214,9 +231,6 @@ func (s *server) locator(p *storagePlan, name string, l *config.DriveLocator) (d
 	if l.Title.IsSet() {
 		out.Title = func(v driveplan.Vars) (string, error) { return l.Title.ExpandText(v) }
 		need(&out, l.Title)
-	}
-	for _, root := range l.AllowedRoots {
-		out.AllowedRoots = append(out.AllowedRoots, root.String())
 	}
 	return out, nil
 }
@@ -253,7 +267,8 @@ func need(out *driveplan.Locator, p config.Pattern) {
 }
 
 // hook makes the hook of a configured program; nil if none is configured. timeout is the default, 0 that of the hook.
-func (s *server) hook(p *storagePlan, name string, e config.Exec, timeout time.Duration) (*scripts.Hook, error) {
+// about says what the hook is for, so that operators can try it.
+func (s *server) hook(p *storagePlan, name string, about scripts.Purpose, e config.Exec, timeout time.Duration) (*scripts.Hook, error) {
 	if !e.IsSet() {
 		return nil, nil //nolint:nilnil // hooks may be absent
 	}
@@ -263,7 +278,7 @@ func (s *server) hook(p *storagePlan, name string, e config.Exec, timeout time.D
 	}
 	h, err := s.runner.Hook(scripts.HookOptions{
 		Name: name, Path: e.String(), Args: e.Args, Timeout: cmp.Or(time.Duration(e.Timeout), timeout), Protocol: e.Protocol,
-		Concurrency: e.Concurrency, Environment: environment,
+		Concurrency: e.Concurrency, Environment: environment, Purpose: about,
 		Retry: scripts.Retry{Initial: time.Duration(e.Retry.Initial), Max: time.Duration(e.Retry.Max), Deadline: time.Duration(e.Retry.Deadline)},
 	})
 	if err == nil {
@@ -306,7 +321,7 @@ func (s *server) openSpool(p storagePlan) error {
 
 // setStorage takes over services.fileSystems of a new configuration.
 func (s *server) setStorage(ctx context.Context, p storagePlan) error {
-	if err := s.openSpool(p); err != nil {
+	if err := s.useHooks(ofStorage, p); err != nil {
 		return err
 	}
 	if err := s.quotas.SetCategories(p.quotas); err != nil {

@@ -64,7 +64,7 @@ func planner(t *testing.T) *server {
 	t.Helper()
 	s := &server{}
 	var err error
-	if s.runner, err = scripts.New(scripts.Options{Provider: "birch", Spool: t.TempDir(), Record: noRecord{}}); err != nil {
+	if s.runner, err = scripts.New(scripts.Options{Provider: "birch", Spool: filepath.Join(t.TempDir(), "spool"), Record: noRecord{}}); err != nil {
 		t.Fatal(err)
 	}
 	return s

@@ -10,6 +10,9 @@
 // Retrying is the caller's business, because only the caller knows the newest data: see [Error], [Kind.Retryable] and
 // [Retry.Pause]. A hook that changes something may see the same request again and must be idempotent.
 //
+// [Hook.Try] is the same call made by hand, with a sample or a given request, whose reply is judged and used for nothing. What
+// a hook is asked and answers is its [Form].
+//
 // # Trust
 //
 // The configuration is trusted to name the program; the program's surroundings are not. Before each call the path is

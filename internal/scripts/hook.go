@@ -35,6 +35,7 @@ type HookOptions struct {
 	Environment map[string]string
 	Secrets     []Secret
 	Retry       Retry
+	Purpose     Purpose // only for those who try the hook by hand
 }
 
 // Secret is passed on a descriptor of its own (contract 42 SEC-S5).

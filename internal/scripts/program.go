@@ -19,6 +19,7 @@ type program struct {
 	path string // without links
 	hash string // SHA-256 of the content, hexadecimal; empty if we may not read it
 	text bool   // it begins with "#!"
+	stat unix.Stat_t
 }
 
 // maxHashed bounds what a look at the content may cost.
@@ -30,7 +31,7 @@ func openProgram(rules trustpath.Rules, path string) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &program{fd: f.FD, path: f.Path}
+	p := &program{fd: f.FD, path: f.Path, stat: f.Stat}
 	if f.Stat.Mode&0o111 == 0 {
 		p.close()
 		return nil, fmt.Errorf("%s is not executable", p.path)

@@ -168,6 +168,12 @@ type Call struct {
 // Call runs the program once and fills reply, a pointer; nil for a hook whose reply nobody reads. A failure is an
 // [*Error], unless ctx has ended before the call's turn came.
 func (h *Hook) Call(ctx context.Context, c Call, reply any) error {
+	_, err := h.call(ctx, c, reply)
+	return err
+}
+
+// call is [Hook.Call], and gives what was written down as well.
+func (h *Hook) call(ctx context.Context, c Call, reply any) (Entry, error) {
 	lane := "look/" + c.Key
 	if h.t.changes {
 		lane = "change/" + c.Key
@@ -177,11 +183,11 @@ func (h *Hook) Call(ctx context.Context, c Call, reply any) error {
 	}
 	leave, err := h.r.lanes.enter(ctx, lane)
 	if err != nil {
-		return fmt.Errorf("script %s: wait for the turn: %w", h.o.Name, err)
+		return Entry{}, fmt.Errorf("script %s: wait for the turn: %w", h.o.Name, err)
 	}
 	if err := h.slots.Acquire(ctx, 1); err != nil {
 		leave()
-		return fmt.Errorf("script %s: wait for the turn: %w", h.o.Name, context.Cause(ctx))
+		return Entry{}, fmt.Errorf("script %s: wait for the turn: %w", h.o.Name, context.Cause(ctx))
 	}
 	release := func() {
 		h.slots.Release(1)
@@ -192,7 +198,7 @@ func (h *Hook) Call(ctx context.Context, c Call, reply any) error {
 	}
 	run := &invocation{h: h, c: c, id: newInvocation(), start: time.Now()}
 	failure := run.do(ctx, reply)
-	run.finish(ctx, failure)
+	entry := run.finish(ctx, failure)
 	if gone := run.gone(); gone != nil {
 		// A killed program that the kernel cannot end keeps its place: another call would not fare better.
 		go func() {
@@ -203,9 +209,9 @@ func (h *Hook) Call(ctx context.Context, c Call, reply any) error {
 		release()
 	}
 	if failure != nil {
-		return failure
+		return entry, failure
 	}
-	return nil
+	return entry, nil
 }
 
 func newInvocation() string {
@@ -385,10 +391,16 @@ func (v *invocation) lastWords() string {
 	return v.hide(cleanMessage(text[strings.LastIndexByte(text, '\n')+1:]))
 }
 
-// hide masks the secrets that the program was given, should it print one (contract 40 SEC-4).
+// hide masks the secrets that the program was given, should it print one (contract 40 SEC-4); also those in variables
+// that are called like the fields to be redacted.
 func (v *invocation) hide(s string) string {
 	for _, secret := range v.h.o.Secrets {
 		s = strings.ReplaceAll(s, secret.Value.Reveal(), observability.Redacted)
+	}
+	for name, value := range v.h.o.Environment {
+		if value != "" && secretName(name, v.h.r.defaults.Load().Redact) {
+			s = strings.ReplaceAll(s, value, observability.Redacted)
+		}
 	}
 	return s
 }
@@ -397,7 +409,7 @@ func (v *invocation) hide(s string) string {
 const recordTimeout = 10 * time.Second
 
 // finish writes the call down and tells about it.
-func (v *invocation) finish(ctx context.Context, f *Error) {
+func (v *invocation) finish(ctx context.Context, f *Error) Entry {
 	h, took := v.h, time.Since(v.start)
 	e := Entry{
 		Invocation: v.id, Hook: h.o.Name, Path: h.o.Path, FileHash: v.hash, Key: v.c.Key, Owner: v.c.Owner,
@@ -425,6 +437,7 @@ func (v *invocation) finish(ctx context.Context, f *Error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	h.r.o.Record.RecordScript(ctx, e)
+	return e
 }
 
 // cut shortens a text for the script log.

@@ -98,7 +98,7 @@ func (s *Service) Assign(ctx context.Context, owner ident.Owner, category, accou
 	if _, ok := s.current().category(category); !ok {
 		return false, errNoCategory(category)
 	}
-	if err := checkName(account); err != nil {
+	if err := CheckName(account); err != nil {
 		return false, err
 	}
 	s.evaluating.Lock()

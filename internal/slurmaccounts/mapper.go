@@ -163,7 +163,7 @@ func (s *Service) mapped(ctx context.Context, set *Settings, owner ident.Owner, 
 	if strings.Contains(name, "#{") {
 		return "", failure.New(failure.Invalid, "the name %q still has a placeholder", name)
 	}
-	return name, checkName(name)
+	return name, CheckName(name)
 }
 
 // variables are what a mapping is given. An owner who is not known on this machine is an error: the account that came of
@@ -263,7 +263,7 @@ func (s *Service) accountsOf(ctx context.Context, user ident.UCloudUser) ([]stri
 	if err != nil {
 		return nil, failure.Wrap(err, failure.Unavailable, "Slurm does not tell at present which accounts you have. Try again later.")
 	}
-	all = slices.DeleteFunc(slices.Clone(all), func(a string) bool { return checkName(a) != nil })
+	all = slices.DeleteFunc(slices.Clone(all), func(a string) bool { return CheckName(a) != nil })
 	slices.Sort(all)
 	return slices.Compact(all), nil
 }

@@ -187,8 +187,8 @@ func (s *Service) Again(owners ...ident.Owner) {
 // accountName is what Slurm takes and cannot be mistaken for an option (contract 22 section 7.1).
 var accountName = regexp.MustCompile(`^[a-z][a-z0-9._-]{0,99}$`)
 
-// checkName refuses what must not become the account of a workspace.
-func checkName(name string) error {
+// CheckName refuses what must not become the account of a workspace.
+func CheckName(name string) error {
 	switch {
 	case !accountName.MatchString(name):
 		return failure.New(failure.Invalid, "%q cannot be the name of a Slurm account: it must begin with a small letter, and consist of small letters, digits, '.', '_' and '-'", name)

@@ -137,6 +137,27 @@ func TestSchedule(t *testing.T) {
 	})
 }
 
+// TestShortInterval: intervals below the life of a plan are kept, also where all drives are due at once.
+func TestShortInterval(t *testing.T) {
+	t.Parallel()
+	db := storetest.SQLite(t)
+	synctest.Test(t, func(t *testing.T) {
+		update(t, db, func(tx *store.Tx) error {
+			return errors.Join(tx.PutDrive(drive(alice, "disk", "home", 1)), tx.PutDrive(drive(alice, "disk", "work", 2)))
+		})
+		m := newMeter(t, 1, 10*time.Millisecond)
+		during(t, newService(t, db, newCore(t), Category{Name: "disk", UnitBytes: 1, Measure: m, Interval: 10 * time.Second, Parallel: 4}), 5*time.Minute)
+		for id, at := range m.times {
+			if len(at) < 20 {
+				t.Errorf("%q was measured %d times in five minutes", id, len(at))
+			}
+		}
+		if len(m.times) != 2 {
+			t.Errorf("%d drives were measured", len(m.times))
+		}
+	})
+}
+
 // TestManyDrives: thousands of drives are measured within the interval and reported in full batches, once.
 func TestManyDrives(t *testing.T) {
 	t.Parallel()

@@ -219,13 +219,26 @@ func (s *Service) plan(ctx context.Context) (plan, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	least := now.Add(planPause)
+	look := func(at time.Time) {
+		if at.Before(least) {
+			at = least
+		}
+		if at.Before(p.till) {
+			p.till = at
+		}
+	}
 	at := map[string]time.Time{}
 	there := make(map[string]bool, len(drives))
 	for _, d := range drives {
 		id := d.ProviderGeneratedID
 		there[id] = true
 		c, ok := s.categories[d.Category]
-		if !ok || c.Measure == nil || !measurable(d.State) || s.busy[id] || busy[id] {
+		if !ok || c.Measure == nil || !measurable(d.State) {
+			continue
+		}
+		if s.busy[id] || busy[id] {
+			look(now.Add(c.Interval))
 			continue
 		}
 		last := tried[id]
@@ -238,14 +251,10 @@ func (s *Service) plan(ctx context.Context) (plan, error) {
 			due = last.Add(c.Interval - spread(id, c.Interval/8))
 		}
 		if due.After(now) {
-			if due.Before(p.till) {
-				p.till = due
-				if least := now.Add(planPause); due.Before(least) {
-					p.till = least
-				}
-			}
+			look(due)
 			continue
 		}
+		look(now.Add(c.Interval)) // then it is due again
 		at[id] = last
 		p.due[d.Category] = append(p.due[d.Category], d)
 	}

@@ -256,11 +256,12 @@ func TestReplaced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, `touch "$d/called"; exit 1`)
-			w.run(t)
+			stop := w.run(t)
 			if err := errors.Join(link(w, t.Context()), unlinked(w, t.Context())); err != nil {
 				t.Fatal(err)
 			}
 			testkit.Eventually(t, "the script fails", func() bool { failing, _, _, err := w.hooks.Status(t.Context()); return err == nil && failing == 1 })
+			stop() // a call that is under way cannot be taken back
 			for _, do := range tc.then {
 				if err := do(w, t.Context()); err != nil {
 					t.Fatal(err)
@@ -270,6 +271,7 @@ func TestReplaced(t *testing.T) {
 				t.Errorf("%d calls are queued", n)
 			}
 			writeScript(t, w.dir, tell)
+			w.run(t)
 			testkit.Eventually(t, "nothing is left", func() bool { return w.calls(t, scripts.HookUserDisconnected) == 0 })
 			var got []string
 			for _, r := range w.told(t) {

@@ -302,7 +302,7 @@ func TestOwnFilesAndKeys(t *testing.T) {
 		}, nil},
 		{"no home", func(s *site) error {
 			text, err := os.ReadFile(s.path("config.yml"))
-			return errors.Join(err, os.WriteFile(s.path("config.yml"), []byte(strings.Replace(string(text), "/home/", "/not-mounted/", 1)), 0o640))
+			return errors.Join(err, os.WriteFile(s.path("config.yml"), []byte(strings.Replace(string(text), `"/home/#{`, `"/not-mounted/#{`, 1)), 0o640))
 		}, []string{"X-13 services.fileSystems.disk.driveLocators.home: no such file"}},
 		{"no server.yml", func(s *site) error { return os.Remove(s.path("server.yml")) }, []string{"CFG-1 : there is no server.yml"}},
 	} {

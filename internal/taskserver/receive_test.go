@@ -57,6 +57,7 @@ func (i *instance) transfer(p ipcapi.TransferProgress) (ipcapi.TransferVerdict, 
 // with it, over a restart of the server. No instance is kept or woken for it.
 func TestReceive(t *testing.T) {
 	t.Parallel()
+	testkit.Require(t, testkit.Root)
 	for _, end := range []string{ipcapi.TaskSucceeded, ipcapi.TaskFailed, ipcapi.TaskCancelled, "cancel", "operator", "disconnect", "expired"} {
 		t.Run(end, func(t *testing.T) {
 			t.Parallel()
@@ -148,6 +149,7 @@ func TestReceive(t *testing.T) {
 // TestReceiveOfOthers: a task ends no session but the own one of its user, and nobody else's task can be told about.
 func TestReceiveOfOthers(t *testing.T) {
 	t.Parallel()
+	testkit.Require(t, testkit.Root)
 	w := newWorld(t, nil)
 	bobs, params := w.issue(bob, ipcapi.PurposeTransfer)
 	download, paramsDownload := w.issue(ada, ipcapi.PurposeDownload)

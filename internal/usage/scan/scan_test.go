@@ -246,6 +246,7 @@ func TestUnreadableDirectories(t *testing.T) {
 	if err := os.Chmod(filepath.Join(dir, "b"), 0); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = os.Chmod(filepath.Join(dir, "b"), 0o700) }) // so that it can be removed
 	if end := mustRun(t, dir, State{}); end.Totals.Unreadable != 1 || end.Totals.Files != 3 {
 		t.Errorf("%+v", end.Totals)
 	}

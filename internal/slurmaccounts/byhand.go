@@ -86,7 +86,7 @@ func (s *Service) Evaluate(ctx context.Context, owner ident.Owner, category stri
 	if vars, err = s.variables(ctx, set, owner, project, c); err != nil {
 		return "", nil, operatorError(err)
 	}
-	if account, err = s.mapped(ctx, set, owner, project, c); err != nil {
+	if account, err = mappedBy(ctx, set, owner, vars); err != nil {
 		return "", vars, operatorError(err)
 	}
 	return account, vars, nil

@@ -142,7 +142,11 @@ func (s *Service) mapped(ctx context.Context, set *Settings, owner ident.Owner, 
 	if err != nil {
 		return "", err
 	}
-	var name string
+	return mappedBy(ctx, set, owner, vars)
+}
+
+// mappedBy is mapped for callers who have the variables already.
+func mappedBy(ctx context.Context, set *Settings, owner ident.Owner, vars driveplan.Vars) (name string, err error) {
 	if set.Mapping.Script != nil {
 		if name, err = set.Mapping.Script(ctx, owner, vars); err != nil || name == "" {
 			return "", err
